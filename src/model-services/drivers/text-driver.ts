@@ -1,0 +1,90 @@
+/**
+ * What the reply engine asks of a text model, whatever its provider. One driver instance a provider kind; a call
+ * carries everything it needs, so drivers hold no tenant state.
+ */
+export interface PromptMessage {
+  readonly role: 'system' | 'user' | 'assistant';
+  readonly content: string;
+}
+
+/** Milliseconds. `firstPiece` runs from the request's start to the first answer or reasoning text, `idle` between two network reads after it. */
+export interface ProviderTimeouts {
+  readonly connectTimeoutMs: number;
+  readonly firstPieceTimeoutMs: number;
+  readonly idleTimeoutMs: number;
+  readonly totalTimeoutMs: number;
+}
+
+/** The provider as the driver needs it: decrypted credential included, so never log it whole. */
+export interface ProviderEndpoint extends ProviderTimeouts {
+  /** Stable id: what the driver learns about a provider (`stream_options` refused) is remembered under it. */
+  readonly providerId: string;
+  readonly baseUrl: string;
+  readonly apiKey?: string;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+export interface TextRequest {
+  readonly endpoint: ProviderEndpoint;
+  /** The upstream's own name of the model. */
+  readonly model: string;
+  readonly messages: readonly PromptMessage[];
+  /** Default parameters of the service and the assistant, already merged: temperature, max_tokens, … */
+  readonly parameters: Readonly<Record<string, unknown>>;
+  readonly signal: AbortSignal;
+}
+
+/** Called synchronously, once per network read, with every piece that read held, in order. */
+export interface TextSink {
+  pieces(pieces: string[]): void;
+  /** `reasoning_content`: kept apart from the answer. */
+  reasoning(pieces: string[]): void;
+}
+
+export interface TextUsage {
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  readonly totalTokens: number;
+  /** True when the provider told nothing and Parley counted by itself. */
+  readonly estimated: boolean;
+}
+
+export interface TextResult {
+  readonly usage: TextUsage;
+  readonly finishReason: string | null;
+  /** Upstream requests made, refused ones included. */
+  readonly attempts: number;
+}
+
+export abstract class TextDriver {
+  /**
+   * Streams one completion into `sink`; resolves at its regular end.
+   * Rejects with {@link ProviderError}; with `signal.reason` when aborted. Pieces already delivered stay delivered.
+   */
+  abstract stream(request: TextRequest, sink: TextSink): Promise<TextResult>;
+}
+
+export type ProviderFailure =
+  | 'unreachable' // connection refused, reset, DNS, TLS
+  | 'timeout' // connect, first-piece, idle or total
+  | 'refused' // 4xx other than 429: the credential, the model, the request
+  | 'rate-limited' // 429 that went on
+  | 'failed' // 5xx, an error event in the stream, a stream cut off before its end
+  | 'malformed'; // not what an OpenAI-compatible endpoint sends
+
+/** `message` is safe to show a tenant: no credential, no address of the provider, no body longer than 300 characters. */
+export class ProviderError extends Error {
+  constructor(
+    readonly failure: ProviderFailure,
+    message: string,
+    readonly details: {
+      readonly status?: number;
+      readonly retryAfterMs?: number;
+      readonly attempts: number;
+      readonly cause?: unknown;
+    },
+  ) {
+    super(message, { cause: details.cause });
+    this.name = 'ProviderError';
+  }
+}
