@@ -45,12 +45,11 @@ export interface TextUsage {
   readonly promptTokens: number;
   readonly completionTokens: number;
   readonly totalTokens: number;
-  /** True when the provider told nothing and Parley counted by itself. */
-  readonly estimated: boolean;
 }
 
 export interface TextResult {
-  readonly usage: TextUsage;
+  /** As the provider counts; null when it told nothing: then the engine estimates, and marks it so. */
+  readonly usage: TextUsage | null;
   readonly finishReason: string | null;
   /** Upstream requests made, refused ones included. */
   readonly attempts: number;

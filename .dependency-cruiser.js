@@ -1,0 +1,80 @@
+// Imports go down, never sideways, and only through a module's index.ts (docs/architecture.md, "Storeys").
+const storeys = {
+  0: ['common', 'config', 'database', 'realtime', 'observability'],
+  1: ['messages', 'assistants', 'model-services', 'tenancy', 'groups', 'usage'],
+  2: ['replies', 'generations'],
+  3: ['dialogue-assistant', 'agent-channel', 'im', 'openai', 'admin'],
+};
+const folders = (...names) => `^src/(${names.flat().join('|')})/`;
+const above = (storey) =>
+  Object.entries(storeys)
+    .filter(([n]) => Number(n) > storey)
+    .flatMap(([, names]) => names);
+
+/** @type {import('dependency-cruiser').IConfiguration} */
+module.exports = {
+  forbidden: [
+    ...Object.entries(storeys)
+      .filter(([storey]) => Number(storey) < 3)
+      .map(([storey, names]) => ({
+        name: `storey-${storey}-imports-down`,
+        severity: 'error',
+        from: { path: folders(names) },
+        to: { path: folders(above(Number(storey))) },
+      })),
+    ...[1, 2, 3].map((storey) => ({
+      name: `storey-${storey}-never-sideways`,
+      severity: 'error',
+      from: { path: `^src/(${storeys[storey].join('|')})/` },
+      to: { path: folders(storeys[storey]), pathNot: '^src/$1/' },
+    })),
+    {
+      name: 'only-through-index',
+      comment:
+        'common/http and database/embedded-postgres are entrances of their own: most modules need neither',
+      severity: 'error',
+      from: { path: '^src/([^/]+)/' },
+      to: {
+        path: '^src/[^/]+/.+',
+        pathNot: ['^src/$1/', '^src/[^/]+/index\\.ts$', '^src/common/http/index\\.ts$'],
+      },
+    },
+    {
+      name: 'only-through-index-from-the-top',
+      severity: 'error',
+      from: { path: '^src/[^/]+\\.ts$' },
+      to: {
+        path: '^src/[^/]+/.+',
+        pathNot: [
+          '^src/[^/]+/index\\.ts$',
+          '^src/common/http/index\\.ts$',
+          '^src/database/embedded-postgres\\.ts$',
+        ],
+      },
+    },
+    {
+      name: 'entities-stay-with-their-repository',
+      severity: 'error',
+      from: { pathNot: '(repository|entity|index)\\.ts$' },
+      to: { path: '\\.entity\\.ts$' },
+    },
+    {
+      name: 'no-cycles',
+      severity: 'error',
+      from: {},
+      to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
+    },
+    {
+      name: 'no-tests-in-source',
+      severity: 'error',
+      from: { path: '^src/', pathNot: '\\.spec\\.ts$' },
+      to: { path: '^(test|bench)/' },
+    },
+  ],
+  options: {
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: 'tsconfig.json' },
+    doNotFollow: { path: 'node_modules' },
+    exclude: { path: '\\.spec\\.ts$' },
+  },
+};

@@ -1,0 +1,47 @@
+import { lookup } from 'node:dns/promises';
+import { BlockList, isIP } from 'node:net';
+import { badInput } from '../common';
+
+/** Addresses that are nobody's business to have us call: this host, its networks, and their metadata services (RFC 6890). */
+const PRIVATE = new BlockList();
+for (const [base, prefix] of [
+  ['0.0.0.0', 8],
+  ['10.0.0.0', 8],
+  ['100.64.0.0', 10],
+  ['127.0.0.0', 8],
+  ['169.254.0.0', 16],
+  ['172.16.0.0', 12],
+  ['192.0.0.0', 24],
+  ['192.168.0.0', 16],
+  ['198.18.0.0', 15],
+  ['224.0.0.0', 3],
+] as const) {
+  PRIVATE.addSubnet(base, prefix, 'ipv4');
+}
+for (const [base, prefix] of [
+  ['::', 127],
+  ['64:ff9b::', 96],
+  ['fc00::', 7],
+  ['fe80::', 10],
+  ['ff00::', 8],
+] as const) {
+  PRIVATE.addSubnet(base, prefix, 'ipv6');
+}
+
+export function isPrivateAddress(address: string): boolean {
+  const plain = address.replace(/^::ffff:(?=\d+\.)/i, '');
+  return PRIVATE.check(plain, isIP(plain) === 6 ? 'ipv6' : 'ipv4');
+}
+
+/** BAD_INPUT when the URL's host is, or resolves to, a private address: a tenant could otherwise read our network through us. */
+export async function refusePrivateAddress(baseUrl: string): Promise<void> {
+  const host = new URL(baseUrl).hostname.replace(/^\[|\]$/g, '');
+  const addresses = isIP(host)
+    ? [host]
+    : await lookup(host, { all: true }).then(
+        (found) => found.map(({ address }) => address),
+        () => [],
+      );
+  if (addresses.length === 0) throw badInput('baseUrl', "its host's name can not be resolved");
+  if (addresses.some(isPrivateAddress)) throw badInput('baseUrl', 'must not lead to a private address');
+}

@@ -1,0 +1,67 @@
+import { Global, Module, type DynamicModule } from '@nestjs/common';
+import { APP_FILTER, APP_GUARD } from '@nestjs/core';
+import type { DataSource } from 'typeorm';
+import { AdminModule, problemErrors } from './admin';
+import { AssistantsModule } from './assistants';
+import { ErrorFilter } from './common/http';
+import { Config } from './config';
+import { DatabaseModule } from './database';
+import { DialogueAssistantModule, envelopeErrors } from './dialogue-assistant';
+import { MessagesModule } from './messages';
+import { ModelServicesModule, SecretBox } from './model-services';
+import { ObservabilityModule } from './observability';
+import { Quickstart } from './quickstart';
+import { RealtimeModule } from './realtime';
+import { AuthGuard, RootKey, TenancyModule } from './tenancy';
+
+/** What is decided before the application: the environment, the database, the secrets. */
+export interface Foundations {
+  readonly config: Config;
+  readonly dataSource: DataSource;
+  readonly secretKey: string;
+  readonly rootKey: string | undefined;
+}
+
+/** Config and secrets, for every module. */
+@Global()
+@Module({})
+class FoundationsModule {
+  static with({ config, secretKey, rootKey }: Foundations): DynamicModule {
+    return {
+      module: FoundationsModule,
+      providers: [
+        { provide: Config, useValue: config },
+        { provide: SecretBox, useValue: new SecretBox(secretKey) },
+        { provide: RootKey, useValue: new RootKey(rootKey) },
+      ],
+      exports: [Config, SecretBox, RootKey],
+    };
+  }
+}
+
+/** Table of contents. */
+@Module({})
+export class AppModule {
+  static with(foundations: Foundations): DynamicModule {
+    return {
+      module: AppModule,
+      imports: [
+        FoundationsModule.with(foundations),
+        DatabaseModule.with(foundations.dataSource),
+        RealtimeModule,
+        ObservabilityModule,
+        TenancyModule,
+        MessagesModule,
+        AssistantsModule,
+        ModelServicesModule,
+        DialogueAssistantModule,
+        AdminModule,
+      ],
+      providers: [
+        Quickstart,
+        { provide: APP_GUARD, useClass: AuthGuard },
+        { provide: APP_FILTER, useValue: new ErrorFilter([envelopeErrors, problemErrors]) },
+      ],
+    };
+  }
+}

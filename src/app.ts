@@ -1,0 +1,79 @@
+import type { AddressInfo } from 'node:net';
+import { NestFactory } from '@nestjs/core';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import type { DataSourceOptions } from 'typeorm';
+import { AppModule, type Foundations } from './app.module';
+import { assistantEntities } from './assistants';
+import { applicationDataSource, NodeRegistry } from './database';
+import { serveDocs } from './docs';
+import { messageEntities } from './messages';
+import { modelServiceEntities } from './model-services';
+import { createLogger, PinoLogger } from './observability';
+import { tenancyEntities } from './tenancy';
+
+export const entities: DataSourceOptions['entities'] = [
+  ...tenancyEntities,
+  ...messageEntities,
+  ...assistantEntities,
+  ...modelServiceEntities,
+];
+
+export interface RegisteredRoute {
+  readonly method: string;
+  readonly url: string;
+}
+
+export interface App {
+  readonly nest: NestFastifyApplication;
+  /** Every HTTP route there is, for the walk of the rival tenant. */
+  readonly routes: readonly RegisteredRoute[];
+  /** `http://host:port`, the port being the real one. */
+  readonly url: string;
+  close(): Promise<void>;
+}
+
+export interface AppSettings extends Omit<Foundations, 'dataSource'> {
+  readonly databaseUrl: string;
+}
+
+/** Builds the application on a migrated database and listens. Whoever calls it owns the process and its signals. */
+export async function startApp({ databaseUrl, ...foundations }: AppSettings): Promise<App> {
+  const { env } = foundations.config;
+  const dataSource = await applicationDataSource({
+    url: databaseUrl,
+    poolSize: env.DATABASE_POOL_SIZE,
+    entities,
+  }).initialize();
+  const adapter = new FastifyAdapter({
+    bodyLimit: env.BODY_LIMIT_BYTES,
+    forceCloseConnections: true,
+    return503OnClosing: true,
+    requestTimeout: 30_000,
+    // A published sample of the assistant platform writes //api/…
+    routerOptions: { ignoreDuplicateSlashes: true, maxParamLength: 512 },
+  });
+  const routes: RegisteredRoute[] = [];
+  adapter.getInstance().addHook('onRoute', ({ method, url }) => {
+    for (const one of [method].flat()) routes.push({ method: one, url });
+  });
+  const nest = await NestFactory.create<NestFastifyApplication>(
+    AppModule.with({ ...foundations, dataSource }),
+    adapter,
+    {
+      logger: new PinoLogger(createLogger(env.LOG_LEVEL)),
+      abortOnError: false,
+    },
+  );
+  await nest.get(NodeRegistry).join();
+  serveDocs(nest);
+  try {
+    await nest.listen({ port: env.PORT, host: env.HOST });
+  } catch (error) {
+    await nest.close();
+    throw error;
+  }
+  const { port } = nest.getHttpServer().address() as AddressInfo;
+  const host = env.HOST === '0.0.0.0' || env.HOST === '::' ? 'localhost' : env.HOST;
+  const url = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+  return { nest, routes, url, close: () => nest.close() };
+}

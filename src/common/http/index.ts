@@ -1,0 +1,4 @@
+export * from './constraints';
+export * from './decorators';
+export * from './error-filter';
+export * from './validation';

@@ -1,0 +1,15 @@
+import type { ApiKeyId, TenantId } from './ids';
+
+export const SCOPES = ['platform', 'admin', 'dialogue', 'im', 'models', 'usage'] as const;
+export type Scope = (typeof SCOPES)[number];
+
+/** Who is calling, whatever wire they came in on. */
+export interface Principal {
+  readonly tenantId: TenantId;
+  /** Null for the platform's root key, which belongs to no tenant. */
+  readonly keyId: ApiKeyId | null;
+  readonly keyName: string;
+  readonly scopes: ReadonlySet<Scope>;
+  /** The tenant's own id of the end user; the key's id when nobody is named. */
+  readonly userId: string;
+}

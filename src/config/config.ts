@@ -1,0 +1,47 @@
+import { resolve } from 'node:path';
+import { VARIABLES, type Environment, type VariableName } from './variables';
+
+/** A start-up mistake of the operator: one clear line, exit code 1, no stack. */
+export class ConfigError extends Error {}
+
+/** The validated environment, frozen, and what follows from it. */
+export class Config {
+  private constructor(readonly env: Environment) {
+    Object.freeze(this);
+  }
+
+  /** Reads every variable of the table; an empty one counts as absent. Throws ConfigError naming the variable, never its value. */
+  static load(source: Readonly<Record<string, string | undefined>> = process.env): Config {
+    const values: Record<string, unknown> = {};
+    for (const name of Object.keys(VARIABLES) as VariableName[]) {
+      try {
+        values[name] = VARIABLES[name].parse(source[name] || undefined);
+      } catch (error) {
+        throw new ConfigError(`${name} ${(error as Error).message}`);
+      }
+    }
+    const env = Object.freeze(values) as Environment;
+    if (env.NODE_ENV === 'production' && !env.PARLEY_SECRET_KEY) {
+      throw new ConfigError('PARLEY_SECRET_KEY is required when NODE_ENV=production (32 characters or more)');
+    }
+    return new Config(env);
+  }
+
+  get production(): boolean {
+    return this.env.NODE_ENV === 'production';
+  }
+
+  /** Demo tenant, printed key, open loopback: never in production. */
+  get quickstart(): boolean {
+    return !this.production;
+  }
+
+  get dataDir(): string {
+    return resolve(this.env.PARLEY_DATA_DIR);
+  }
+
+  get privateProviderAddresses(): boolean {
+    const setting = this.env.PRIVATE_PROVIDER_ADDRESSES;
+    return setting === 'auto' ? !this.production : setting === 'allow';
+  }
+}

@@ -1,0 +1,133 @@
+/**
+ * The environment, variable by variable: the only reader of process.env is `loadConfig` beside this file.
+ * `.env.example` is kept equal to this table by a test.
+ */
+export interface Variable<T> {
+  readonly describe: string;
+  /** As .env.example shows it; empty when there is no default. */
+  readonly example: string;
+  /** Throws an Error whose message completes "NAME …", never repeating the value. */
+  readonly parse: (raw: string | undefined) => T;
+}
+
+const text = (describe: string, fallback?: string): Variable<string | undefined> => ({
+  describe,
+  example: fallback ?? '',
+  parse: (raw) => raw ?? fallback,
+});
+
+const requiredText = (describe: string, fallback: string): Variable<string> => ({
+  describe,
+  example: fallback,
+  parse: (raw) => raw ?? fallback,
+});
+
+const integer = (describe: string, fallback: number, min: number, max: number): Variable<number> => ({
+  describe,
+  example: String(fallback),
+  parse: (raw) => {
+    const value = raw === undefined ? fallback : Number(raw);
+    if (!Number.isInteger(value) || value < min || value > max) {
+      throw new Error(`must be a whole number from ${min} to ${max}`);
+    }
+    return value;
+  },
+});
+
+const choice = <T extends string>(describe: string, values: readonly T[], fallback: T): Variable<T> => ({
+  describe,
+  example: fallback,
+  parse: (raw) => {
+    const value = (raw ?? fallback) as T;
+    if (!values.includes(value)) throw new Error(`must be one of ${values.join(', ')}`);
+    return value;
+  },
+});
+
+const url = (describe: string, protocols: readonly string[]): Variable<string | undefined> => ({
+  describe,
+  example: '',
+  parse: (raw) => {
+    if (raw === undefined) return undefined;
+    if (!URL.canParse(raw) || !protocols.includes(new URL(raw).protocol)) {
+      throw new Error(`must be a URL that begins with ${protocols.map((p) => `${p}//`).join(' or ')}`);
+    }
+    return raw;
+  },
+});
+
+const secret = (describe: string, minLength: number): Variable<string | undefined> => ({
+  describe,
+  example: '',
+  parse: (raw) => {
+    if (raw !== undefined && raw.length < minLength)
+      throw new Error(`must have at least ${minLength} characters`);
+    return raw;
+  },
+});
+
+export const VARIABLES = {
+  NODE_ENV: choice(
+    'production turns the quickstart off and asks for PARLEY_SECRET_KEY',
+    ['development', 'test', 'production'],
+    'development',
+  ),
+  HOST: requiredText('address to listen on; 0.0.0.0 for every interface', '127.0.0.1'),
+  PORT: integer('port for HTTP, SSE and WebSocket; 0 picks a free one', 9527, 0, 65_535),
+  DATABASE_URL: url(
+    'postgres://user:password@host:5432/database; without it an embedded PostgreSQL is started',
+    ['postgres:', 'postgresql:'],
+  ),
+  DATABASE_POOL_SIZE: integer('connections to Postgres a process', 10, 2, 500),
+  PARLEY_DATA_DIR: requiredText(
+    'where the embedded PostgreSQL and the quickstart keep their files',
+    '.parley',
+  ),
+  PARLEY_SECRET_KEY: secret('signs tokens and encrypts provider credentials; required in production', 32),
+  PARLEY_ROOT_KEY: secret("the platform operator's key for /api/admin", 32),
+  OPENAI_API_KEY: text('quickstart: the provider key that the assistant `main` uses'),
+  OPENAI_BASE_URL: url('quickstart: an OpenAI-compatible endpoint, e.g. http://localhost:11434/v1', [
+    'http:',
+    'https:',
+  ]),
+  OPENAI_MODEL: text('quickstart: the model to ask for'),
+  LOG_LEVEL: choice(
+    'how much is logged',
+    ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
+    'info',
+  ),
+  BODY_LIMIT_BYTES: integer('largest request body', 1_048_576, 1_024, 104_857_600),
+  MAX_CONCURRENT_REPLIES: integer(
+    'replies a process writes at once; more are refused with 503',
+    5_000,
+    1,
+    1_000_000,
+  ),
+  MAX_REPLY_CHARS: integer(
+    'longest reply, UTF-16 units; a longer one ends as failed',
+    1_000_000,
+    1_000,
+    10_000_000,
+  ),
+  STREAM_LOG_RETENTION_MS: integer(
+    'how long a finished reply can be re-attached piece by piece',
+    600_000,
+    1_000,
+    86_400_000,
+  ),
+  STREAM_LOG_MAX_BYTES: integer(
+    'memory for finished replies; the oldest go first',
+    268_435_456,
+    1_048_576,
+    17_179_869_184,
+  ),
+  DRAIN_TIMEOUT_MS: integer('how long a stopping server lets replies finish', 10_000, 0, 600_000),
+  PRIVATE_PROVIDER_ADDRESSES: choice(
+    "auto: a tenant's own providers may point at private addresses except in production",
+    ['auto', 'allow', 'refuse'],
+    'auto',
+  ),
+} satisfies Record<string, Variable<unknown>>;
+
+export type VariableName = keyof typeof VARIABLES;
+export type Environment = { readonly [N in VariableName]: ReturnType<(typeof VARIABLES)[N]['parse']> };

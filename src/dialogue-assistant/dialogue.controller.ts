@@ -1,0 +1,281 @@
+import { createHash } from 'node:crypto';
+import {
+  Body,
+  Controller,
+  Get,
+  Headers,
+  HttpCode,
+  Param,
+  Post,
+  Query,
+  Req,
+  Res,
+  UsePipes,
+} from '@nestjs/common';
+import { ApiHeader, ApiOperation, ApiProduces, ApiSecurity, ApiTags } from '@nestjs/swagger';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { AssistantsRepository } from '../assistants';
+import {
+  AppError,
+  asId,
+  badInput,
+  type AssistantId,
+  type AssistantVersionId,
+  type DialogueId,
+  type MessageId,
+  type ModelServiceId,
+  type Principal,
+} from '../common';
+import { Caller, Scopes, validation } from '../common/http';
+import { DialoguesRepository, type StoredReply } from '../messages';
+import { ReplyEngine, type StartedReply } from '../replies';
+import { list, success } from './envelope';
+import { pageOf } from './paging';
+import { dialogueRecord, dialogueRow, messageRow, replyRecord, sceneRecord } from './records';
+import { firstEvent, replyFormat } from './reply-events';
+import { DialogueListQuery, ListQuery, MAX_CONTENT_CHARS, SendMessage } from './requests';
+import { SseStream } from './sse-stream';
+
+const MAX_IDEMPOTENCY_KEY_CHARS = 255;
+
+const DIALOGUES = {
+  pageSize: 10,
+  columns: { updateTime: 'updatedAt', createTime: 'createdAt', name: 'name' },
+  orderBy: 'updatedAt',
+  descending: true,
+} as const;
+const MESSAGES = {
+  pageSize: 200,
+  columns: { id: 'id', createTime: 'createdAt' },
+  orderBy: 'id',
+  descending: false,
+} as const;
+
+/** The dialogue endpoints of protocols/assistant-platform.md, with and without `/api`. */
+@ApiTags('assistant platform')
+@ApiSecurity('x-api-key')
+@ApiHeader({ name: 'tenant-id', required: false })
+@ApiHeader({ name: 'user-id', required: false })
+@Scopes('dialogue')
+@UsePipes(validation('ignored'))
+@Controller(['api/copywriting', 'copywriting'])
+export class DialogueController {
+  constructor(
+    private readonly replies: ReplyEngine,
+    private readonly dialogues: DialoguesRepository,
+    private readonly assistants: AssistantsRepository,
+  ) {}
+
+  @Post('dialogue/sse/send-message')
+  @HttpCode(200)
+  @ApiOperation({ summary: 'Stream a dialogue without an assistant' })
+  @ApiHeader({ name: 'Idempotency-Key', required: false })
+  @ApiProduces('text/event-stream', 'application/json')
+  sendWithoutAssistant(
+    @Caller() principal: Principal,
+    @Body() body: SendMessage,
+    @Req() request: FastifyRequest,
+    @Res() reply: FastifyReply,
+  ): Promise<void> {
+    return this.send(principal, null, body, request, reply);
+  }
+
+  @Post('dialogue/sse/send-message/:id')
+  @HttpCode(200)
+  @ApiOperation({ summary: 'Stream a dialogue with an assistant; id is an assistant version' })
+  @ApiHeader({ name: 'Idempotency-Key', required: false })
+  @ApiProduces('text/event-stream', 'application/json')
+  sendToAssistant(
+    @Caller() principal: Principal,
+    @Param('id') id: string,
+    @Body() body: SendMessage,
+    @Req() request: FastifyRequest,
+    @Res() reply: FastifyReply,
+  ): Promise<void> {
+    return this.send(principal, known<AssistantVersionId>(id), body, request, reply);
+  }
+
+  @Get('dialogue/sse/resume/:messageId')
+  @ApiOperation({ summary: 'Re-attach to a reply, after the event named by Last-Event-ID' })
+  @ApiHeader({ name: 'Last-Event-ID', required: false })
+  @ApiProduces('text/event-stream')
+  async resume(
+    @Caller() { tenantId }: Principal,
+    @Param('messageId') id: string,
+    @Headers('last-event-id') lastEventId: string | undefined,
+    @Res() reply: FastifyReply,
+  ): Promise<void> {
+    const replyId = known<MessageId>(id);
+    const after = lastEventId ? placeOf(lastEventId, replyId) : null;
+    const stored = await this.dialogues.findReply(tenantId, replyId);
+    if (!stored) throw new AppError('NOT_FOUND');
+    await this.stream(stored.dialogue, stored.message, replyId, after, reply);
+  }
+
+  @Get('dialogue/sse/close/:userDialogueId')
+  @ApiOperation({ summary: 'Close a dialogue; a reply in progress ends as stopped' })
+  async close(@Caller() { tenantId }: Principal, @Param('userDialogueId') id: string) {
+    const dialogueId = known<DialogueId>(id);
+    if (!(await this.replies.close(tenantId, dialogueId))) throw new AppError('NOT_FOUND');
+    const dialogue = await this.dialogues.findDialogue(tenantId, dialogueId);
+    if (!dialogue) throw new AppError('NOT_FOUND');
+    return success(dialogueRow(dialogue));
+  }
+
+  @Get('dialogue/list')
+  @ApiOperation({ summary: 'Dialogues held with an assistant' })
+  async listDialogues(@Caller() { tenantId, userId }: Principal, @Query() query: DialogueListQuery) {
+    const { total, rows } = await this.dialogues.listDialogues(tenantId, {
+      ...pageOf(query, DIALOGUES),
+      ...(query.manageId && { assistantId: query.manageId as AssistantId }),
+      ...(query.isUser === 'true' && { userId }),
+    });
+    return list(total, rows.map(dialogueRow));
+  }
+
+  @Get('message/list/:userDialogueId')
+  @ApiOperation({ summary: 'Messages of a dialogue, every branch of it' })
+  async listMessages(
+    @Caller() { tenantId }: Principal,
+    @Param('userDialogueId') id: string,
+    @Query() query: ListQuery,
+  ) {
+    const page = await this.dialogues.listMessages(tenantId, known(id), pageOf(query, MESSAGES));
+    if (!page) throw new AppError('NOT_FOUND');
+    return list(page.total, page.rows.map(messageRow));
+  }
+
+  @Get('scene/user/:id')
+  @ApiOperation({ summary: 'An assistant by its version id' })
+  async scene(@Caller() { tenantId }: Principal, @Param('id') id: string) {
+    const version = await this.assistants.findVersion(tenantId, known(id));
+    if (!version) throw new AppError('NOT_FOUND');
+    return success(sceneRecord(version));
+  }
+
+  private async send(
+    principal: Principal,
+    versionId: AssistantVersionId | null,
+    body: SendMessage,
+    request: FastifyRequest,
+    reply: FastifyReply,
+  ): Promise<void> {
+    const { content, parentId } = body.speechUserDialogueMessage;
+    if (content.length < 1 || content.length > MAX_CONTENT_CHARS) {
+      throw badInput(
+        'speechUserDialogueMessage.content',
+        `must be 1 to ${MAX_CONTENT_CHARS} characters long`,
+      );
+    }
+    const started = await this.replies
+      .start({
+        principal,
+        versionId,
+        content,
+        modelServiceId: (body.modelServiceId as ModelServiceId | undefined) ?? null,
+        dialogueId: (body.id as DialogueId | undefined) ?? null,
+        parentId: (parentId as MessageId | undefined) ?? null,
+        name: body.name ?? null,
+        idempotency: idempotencyOf(request, principal, versionId, body),
+      })
+      .catch(nameParent);
+    if (wantsJson(request.headers.accept)) await this.answer(principal, started, reply);
+    else await this.stream(started.dialogue, started.message, started.replyId, null, reply);
+  }
+
+  /** SSE from after event number `after`; null: from the dialogue record on. */
+  private async stream(
+    dialogue: StoredReply['dialogue'],
+    message: StoredReply['message'],
+    replyId: MessageId,
+    after: number | null,
+    reply: FastifyReply,
+  ): Promise<void> {
+    let pump = (): void => undefined;
+    const cursor = await this.replies.read(dialogue.tenantId, replyId, after ?? 0, () => pump());
+    if (!cursor) throw new AppError('NOT_FOUND');
+    reply.hijack();
+    const stream = new SseStream(reply.raw, replyFormat(dialogue.id, replyId));
+    ({ pump } = stream);
+    if (after === null) stream.event(firstEvent(replyId, dialogue, message));
+    stream.attach(cursor);
+  }
+
+  /** Waits for the end and answers once. A client that leaves meanwhile does not stop the reply. */
+  private async answer({ tenantId }: Principal, started: StartedReply, reply: FastifyReply): Promise<void> {
+    await this.ended(started, tenantId, reply);
+    if (reply.raw.destroyed) return;
+    const stored = await this.dialogues.findReply(tenantId, started.replyId);
+    if (!stored) throw new AppError('NOT_FOUND');
+    const { error } = stored.reply;
+    const data = {
+      dialogue: dialogueRecord(stored.dialogue, stored.message),
+      message: replyRecord(stored.reply),
+    };
+    if (!error) void reply.send(success(data));
+    else void reply.status(error.code).send({ code: error.code, msg: error.message, data });
+  }
+
+  private async ended(
+    { replyId }: StartedReply,
+    tenantId: Principal['tenantId'],
+    reply: FastifyReply,
+  ): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    let read = (): void => undefined;
+    const cursor = await this.replies.read(tenantId, replyId, 0, () => read());
+    if (!cursor) throw new AppError('NOT_FOUND');
+    read = () => {
+      for (let batch = cursor.take(Infinity); batch; batch = cursor.take(Infinity)) if (batch.end) resolve();
+      if (cursor.exhausted) resolve();
+    };
+    read();
+    reply.raw.once('close', resolve);
+    await promise;
+    cursor.close();
+  }
+}
+
+/** An id of the path; what can't be one is an id nobody has. */
+function known<T extends string>(value: string): T {
+  const id = asId(value);
+  if (!id) throw new AppError('NOT_FOUND');
+  return id as unknown as T;
+}
+
+/** Only a client that asks for JSON and neither for events nor for anything gets one answer. */
+function wantsJson(accept: string | undefined): boolean {
+  return (
+    accept !== undefined && /application\/json/i.test(accept) && !/text\/event-stream|\*\/\*/i.test(accept)
+  );
+}
+
+/** The event number in `<messageId>:<n>`. BAD_INPUT for anything else, another reply's id included. */
+function placeOf(lastEventId: string, replyId: MessageId): number {
+  const match = /^(\d{1,19}):(\d{1,10})$/.exec(lastEventId.trim());
+  if (!match || match[1] !== replyId)
+    throw badInput('Last-Event-ID', 'must be the id of an event of this reply');
+  return Number(match[2]);
+}
+
+/** What makes two requests with one Idempotency-Key the same: caller, path and body, whatever the order of its fields. */
+function idempotencyOf(
+  request: FastifyRequest,
+  { userId }: Principal,
+  versionId: AssistantVersionId | null,
+  { speechUserDialogueMessage: { content, parentId }, modelServiceId, name, id }: SendMessage,
+) {
+  const header = request.headers['idempotency-key'];
+  if (header === undefined || header === '') return null;
+  if (typeof header !== 'string' || header.length > MAX_IDEMPOTENCY_KEY_CHARS) {
+    throw badInput('Idempotency-Key', `must be at most ${MAX_IDEMPOTENCY_KEY_CHARS} characters`);
+  }
+  const same = [userId, versionId, content, parentId, modelServiceId, name, id];
+  return { key: header, requestHash: createHash('sha256').update(JSON.stringify(same)).digest('hex') };
+}
+
+/** The engine calls it `parentId`; on this wire it has a longer name. */
+function nameParent(error: unknown): never {
+  const [first] = error instanceof AppError ? error.errors : [];
+  throw first?.field === 'parentId' ? badInput('speechUserDialogueMessage.parentId', first.message) : error;
+}

@@ -1,0 +1,2 @@
+export * from './dialogue-assistant.module';
+export { envelopeErrors } from './envelope';

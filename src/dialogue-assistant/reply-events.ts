@@ -1,0 +1,38 @@
+import type { DialogueId, MessageId } from '../common';
+import type { Dialogue, DialogueMessage } from '../messages';
+import { dialogueRecord } from './records';
+import { eventId, type BatchFormat } from './sse-stream';
+
+/** The first event, number 0. */
+export function firstEvent(replyId: MessageId, dialogue: Dialogue, message: DialogueMessage): string {
+  return `id: ${eventId(replyId, 0)}\ndata: ${JSON.stringify(dialogueRecord(dialogue, message))}\n\n`;
+}
+
+/** Pieces and end, as "Sending a message" has them. The parts that never change are made once a stream: this runs for every piece. */
+export function replyFormat(dialogueId: DialogueId, replyId: MessageId): BatchFormat {
+  const head = `id: ${replyId}:`;
+  const middle = '\ndata: {"result":';
+  const tail = `,"isEnd":false,"userDialogueId":"${dialogueId}"}\n\n`;
+  return ({ first, pieces, end }) => {
+    let text = '';
+    let number = first;
+    for (const piece of pieces) {
+      text += head + number + middle + JSON.stringify(piece) + tail;
+      number += 1;
+    }
+    if (!end) return text;
+    const data = {
+      result: '',
+      isEnd: true,
+      userDialogueId: dialogueId,
+      messageId: replyId,
+      status: end.status,
+      promptTokens: end.promptTokens,
+      completionTokens: end.completionTokens,
+      totalTokens: end.totalTokens,
+      youtaizhis: end.credits,
+      ...(end.error && { error: { code: end.error.code, msg: end.error.message } }),
+    };
+    return `${text}${head}${number}\ndata: ${JSON.stringify(data)}\n\n`;
+  };
+}

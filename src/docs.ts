@@ -1,0 +1,17 @@
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import { DocumentBuilder, SwaggerModule } from '@nestjs/swagger';
+
+/** OpenAPI at /docs/openapi.json, readable at /docs. Made at the first look, so that a server nobody asks pays nothing. */
+export function serveDocs(nest: NestFastifyApplication): void {
+  const document = () =>
+    SwaggerModule.createDocument(
+      nest,
+      new DocumentBuilder()
+        .setTitle('Parley')
+        .setDescription('People and AI assistants on one conversation core.')
+        .setVersion('1')
+        .addApiKey({ type: 'apiKey', name: 'x-api-key', in: 'header' }, 'x-api-key')
+        .build(),
+    );
+  SwaggerModule.setup('docs', nest, document, { jsonDocumentUrl: 'docs/openapi.json' });
+}

@@ -1,0 +1,86 @@
+import 'reflect-metadata';
+import { startApp, type App } from './app';
+import { Config, ConfigError } from './config';
+import { migrate } from './database';
+import { EmbeddedPostgres } from './database/embedded-postgres';
+import { greeting, Quickstart } from './quickstart';
+import { loadSecrets } from './secrets';
+
+/** Start-up failures that an operator can mend are told in one line; anything else is a defect and shows its stack. */
+function explain(error: unknown, config: Config | undefined): string {
+  const { code, name, message, stack } = error as NodeJS.ErrnoException;
+  if (code === 'EADDRINUSE')
+    return `port ${config?.env.PORT} is already in use: stop what holds it, or set PORT`;
+  if (code === 'EADDRNOTAVAIL') return `HOST ${config?.env.HOST} is not an address of this machine`;
+  if (code === 'EACCES' && message.includes('listen'))
+    return `port ${config?.env.PORT} needs privileges: set PORT`;
+  if (code === 'EACCES' || code === 'EROFS' || code === 'EPERM' || code === 'ENOTDIR') {
+    return `the data directory ${config?.dataDir} is not writable: mend its permissions, or set PARLEY_DATA_DIR`;
+  }
+  if (error instanceof ConfigError || /Postgres|DataDirectory/.test(name)) return message;
+  return stack ?? message;
+}
+
+async function main(): Promise<void> {
+  let config: Config | undefined;
+  let postgres: EmbeddedPostgres | undefined;
+  let app: App | undefined;
+  let stopping: Promise<void> | undefined;
+
+  const stop = (): Promise<void> =>
+    (stopping ??= (async () => {
+      try {
+        await app?.close();
+      } finally {
+        await postgres?.stop();
+      }
+    })());
+  const onSignal = (signal: string): void => {
+    if (stopping) {
+      // The second time somebody means it: no more waiting for replies. Postgres recovers by itself.
+      process.exit(130);
+    }
+    if (app) process.stderr.write(`\n${signal}: stopping\n`);
+    void stop().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        process.stderr.write(`parley: ${explain(error, config)}\n`);
+        process.exit(1);
+      },
+    );
+  };
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => onSignal(signal));
+  // `npm start` holds the other end: killed, it must not leave a server behind.
+  process.on('disconnect', () => onSignal('npm start is gone'));
+
+  try {
+    config = Config.load();
+    const secrets = await loadSecrets(config);
+    let databaseUrl = config.env.DATABASE_URL;
+    if (databaseUrl === undefined) {
+      postgres = await EmbeddedPostgres.start({ dataDir: config.dataDir });
+      databaseUrl = postgres.url;
+    }
+    if (stopping) return;
+    await migrate(databaseUrl);
+    app = await startApp({ config, databaseUrl, ...secrets });
+    if (stopping) return;
+    if (config.quickstart) {
+      const quickstart = app.nest.get(Quickstart);
+      const file = await quickstart.prepare(app.url, secrets.rootKey ?? '');
+      const { OPENAI_API_KEY, OPENAI_BASE_URL } = config.env;
+      const provider =
+        OPENAI_API_KEY || OPENAI_BASE_URL ? 'the provider you configured' : "Parley's built-in demo model";
+      process.stdout.write(`${greeting(file, quickstart.file, provider)}\n`);
+    } else {
+      process.stdout.write(`Parley is ready at ${app.url}\n`);
+    }
+  } catch (error) {
+    if (stopping) return;
+    process.stderr.write(`parley: ${explain(error, config)}\n`);
+    await stop().catch(() => undefined);
+    process.exit(1);
+  }
+}
+
+void main();

@@ -1,0 +1,127 @@
+import type {
+  ApiKeyId,
+  AssistantId,
+  AssistantVersionId,
+  DialogueId,
+  MessageId,
+  ModelServiceId,
+  TenantId,
+} from '../common';
+
+export type ReplyStatus = 'finished' | 'streaming' | 'stopped' | 'interrupted' | 'failed';
+export type FinalStatus = Exclude<ReplyStatus, 'streaming'>;
+
+/** A tree of messages under a root of role `system`; a branch of it is one conversation with an assistant. */
+export interface Dialogue {
+  readonly id: DialogueId;
+  readonly tenantId: TenantId;
+  readonly userId: string;
+  readonly assistantId: AssistantId | null;
+  readonly versionId: AssistantVersionId | null;
+  readonly modelServiceId: ModelServiceId;
+  readonly name: string;
+  readonly closed: boolean;
+  readonly totalTokens: number;
+  readonly credits: number;
+  readonly createdBy: string;
+  readonly updatedBy: string;
+  readonly createdAt: Date;
+  readonly updatedAt: Date;
+}
+
+export interface DialogueMessage {
+  readonly id: MessageId;
+  readonly dialogueId: DialogueId;
+  readonly parentId: MessageId | null;
+  readonly role: 'system' | 'user' | 'assistant';
+  readonly content: string;
+  readonly reasoning: string;
+  readonly status: ReplyStatus;
+  readonly userId: string;
+  readonly createdBy: string;
+  readonly modelServiceId: ModelServiceId | null;
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  readonly totalTokens: number;
+  readonly credits: number;
+  readonly error: { readonly code: number; readonly message: string } | null;
+  readonly createdAt: Date;
+}
+
+/** One turn to be stored: the user's message and the empty reply to it. */
+export interface TurnDraft {
+  readonly tenantId: TenantId;
+  /** Ids of what may come into being. */
+  readonly newDialogueId: DialogueId;
+  readonly rootId: MessageId;
+  readonly messageId: MessageId;
+  readonly replyId: MessageId;
+  /** Null: a new dialogue. */
+  readonly dialogueId: DialogueId | null;
+  /** Null: the dialogue's newest message. */
+  readonly parentId: MessageId | null;
+  readonly content: string;
+  readonly name: string;
+  readonly userId: string;
+  readonly createdBy: string;
+  readonly keyId: ApiKeyId | null;
+  readonly assistantId: AssistantId | null;
+  readonly versionId: AssistantVersionId | null;
+  readonly modelServiceId: ModelServiceId;
+  readonly incarnation: bigint;
+  readonly idempotency: { readonly key: string; readonly requestHash: string } | null;
+  /** Upper bound of the history read for the prompt, UTF-16 units. */
+  readonly maxHistoryChars: number;
+}
+
+export interface BranchMessage {
+  readonly role: 'system' | 'user' | 'assistant';
+  readonly content: string;
+}
+
+export type TurnOutcome =
+  | {
+      readonly outcome: 'stored';
+      readonly dialogue: Dialogue;
+      readonly message: DialogueMessage;
+      /** Root first, the user's new message last. */
+      readonly branch: readonly BranchMessage[];
+    }
+  /** The Idempotency-Key was used before: this is the reply it led to. */
+  | { readonly outcome: 'repeated'; readonly replyId: MessageId; readonly requestHash: string }
+  | { readonly outcome: 'no-dialogue' }
+  | { readonly outcome: 'no-parent' }
+  | { readonly outcome: 'parent-in-progress' };
+
+export interface ReplyEnding {
+  readonly tenantId: TenantId;
+  readonly replyId: MessageId;
+  readonly dialogueId: DialogueId;
+  readonly status: FinalStatus;
+  readonly content: string;
+  readonly reasoning: string;
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  readonly totalTokens: number;
+  readonly estimated: boolean;
+  readonly credits: number;
+  readonly error: { readonly code: number; readonly message: string } | null;
+  readonly updatedBy: string;
+  /** True for the node that wrote the reply: its word stands over a sweeper's. */
+  readonly byOwner: boolean;
+}
+
+export interface Checkpoint {
+  readonly tenantId: TenantId;
+  readonly replyId: MessageId;
+  /** 0, 1, 2 … within the reply. */
+  readonly part: number;
+  readonly content: string;
+  readonly reasoning: string;
+}
+
+/** A reply whose writer is gone. */
+export interface OrphanedReply {
+  readonly tenantId: TenantId;
+  readonly replyId: MessageId;
+}

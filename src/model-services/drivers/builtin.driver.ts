@@ -1,0 +1,25 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { TextDriver, type TextRequest, type TextResult, type TextSink } from './text-driver';
+
+const PIECE_EVERY_MS = 15;
+const GREETING = "This is Parley's built-in demo model (no provider is configured). You said: ";
+
+/** A model without a network: says plainly that it is a demo and repeats what it was told, word by word. */
+export class BuiltinDriver extends TextDriver {
+  async stream({ messages, signal }: TextRequest, sink: TextSink): Promise<TextResult> {
+    const said = messages.findLast(({ role }) => role === 'user')?.content ?? '';
+    const answer = GREETING + said;
+    for (const piece of wordsOf(answer)) {
+      await delay(PIECE_EVERY_MS, undefined, { signal }).catch(() => {
+        throw signal.reason;
+      });
+      sink.pieces([piece]);
+    }
+    return { usage: null, finishReason: 'stop', attempts: 1 };
+  }
+}
+
+/** A word and the space after it, or up to eight characters of a script without spaces; together exactly the text. */
+function wordsOf(text: string): string[] {
+  return text.match(/\s*[\x21-\x7e]{1,40}\s?|[^\x21-\x7e]{1,8}/gsu) ?? [];
+}

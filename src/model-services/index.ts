@@ -1,0 +1,12 @@
+export * from './drivers/text-driver';
+export * from './drivers/token-estimate';
+export * from './model-providers.repository';
+export * from './model-services.module';
+export * from './model-services.repository';
+export * from './secret-box';
+export * from './text-drivers';
+import { ModelProviderEntity } from './model-provider.entity';
+import { ModelServiceEntity } from './model-service.entity';
+
+/** For the DataSource alone. */
+export const modelServiceEntities = [ModelProviderEntity, ModelServiceEntity];

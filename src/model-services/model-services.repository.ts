@@ -1,0 +1,218 @@
+import { Injectable } from '@nestjs/common';
+import { IsNull, MoreThan, type EntityManager, type FindOptionsWhere } from 'typeorm';
+import {
+  AppError,
+  cursorPage,
+  FreshCache,
+  IdGenerator,
+  type CursorPage,
+  type CursorQuery,
+  type ModelServiceId,
+  type ProviderId,
+  type TenantId,
+} from '../common';
+import { Database, tenantScope, type Row, type Statement } from '../database';
+import type { ProviderEndpoint } from './drivers/text-driver';
+import type { ProviderCredential } from './model-providers.repository';
+import { ModelServiceEntity } from './model-service.entity';
+import { SecretBox } from './secret-box';
+
+/** `modelServiceType` of the assistant-platform wire. */
+export const SERVICE_TYPE = { text: 0, image: 1, embedding: 2, speech: 3 } as const;
+
+export interface ModelService {
+  readonly id: ModelServiceId;
+  readonly tenantId: TenantId | null;
+  readonly providerId: ProviderId;
+  readonly name: string;
+  readonly model: string;
+  readonly type: number;
+  readonly orderNum: number;
+  /** Tokens. */
+  readonly contextWindow: number;
+  readonly parameters: Readonly<Record<string, unknown>>;
+  /** Credits a million tokens. */
+  readonly inputPrice: number;
+  readonly outputPrice: number;
+  readonly fallbackIds: readonly string[];
+  readonly enabled: boolean;
+  readonly createdAt: Date;
+  readonly updatedAt: Date;
+}
+export type ModelServiceInput = Partial<Omit<ModelService, 'id' | 'tenantId' | 'createdAt' | 'updatedAt'>>;
+
+/** A service and where it leads: the credential is in it, so it never reaches a wire or a log. */
+export interface ResolvedService {
+  readonly id: ModelServiceId;
+  readonly model: string;
+  readonly type: number;
+  readonly contextWindow: number;
+  readonly parameters: Readonly<Record<string, unknown>>;
+  readonly inputPrice: number;
+  readonly outputPrice: number;
+  readonly kind: 'openai-compatible' | 'builtin';
+  readonly endpoint: ProviderEndpoint;
+}
+
+export interface ServiceListQuery {
+  readonly type?: number;
+  readonly orderBy: 'order_num' | 'name';
+  readonly descending: boolean;
+  readonly offset: number;
+  readonly limit: number;
+}
+
+const MAX_CACHED = 10_000;
+
+@Injectable()
+export class ModelServicesRepository {
+  private readonly resolved = new FreshCache<ResolvedService | null>(MAX_CACHED);
+
+  constructor(
+    private readonly database: Database,
+    private readonly ids: IdGenerator,
+    private readonly box: SecretBox,
+  ) {}
+
+  /** The service as this tenant may use it: its own or a shared one, enabled; else null. Known within a second of a change. */
+  resolve(tenantId: TenantId, id: ModelServiceId): ResolvedService | null | Promise<ResolvedService | null> {
+    return this.resolved.get(`${tenantId}/${id}`, async () => {
+      const row = await this.database.one(tenantScope(tenantId), findResolved(tenantId, id));
+      return row && this.toResolved(row);
+    });
+  }
+
+  /** The services a tenant may use, a page of them, and how many there are. */
+  listUsable(tenantId: TenantId, query: ServiceListQuery): Promise<{ total: number; rows: ModelService[] }> {
+    return this.database.transaction(tenantScope(tenantId), async (tx) => {
+      const builder = tx
+        .createQueryBuilder(ModelServiceEntity, 's')
+        .where('(s.tenantId = :tenantId or s.tenantId is null) and s.enabled', { tenantId })
+        .orderBy(query.orderBy === 'name' ? 's.name' : 's.orderNum', query.descending ? 'DESC' : 'ASC')
+        .addOrderBy('s.id', 'ASC')
+        .skip(query.offset)
+        .take(query.limit);
+      if (query.type !== undefined) builder.andWhere('s.type = :type', { type: query.type });
+      const [rows, total] = await builder.getManyAndCount();
+      return { total, rows: rows.map(toService) };
+    });
+  }
+
+  /** `tenantId` null: shared by the platform. BAD_INPUT for a provider that is not there to be used. */
+  async create(
+    tx: EntityManager,
+    tenantId: TenantId | null,
+    input: ModelServiceInput & { name: string; model: string; providerId: ProviderId },
+  ): Promise<ModelService> {
+    const id = this.ids.next<ModelServiceId>();
+    await tx.insert(ModelServiceEntity, { id, tenantId, ...mutable(input) });
+    return this.get(tx, tenantId, id);
+  }
+
+  async get(tx: EntityManager, tenantId: TenantId | null, id: ModelServiceId): Promise<ModelService> {
+    const row = await tx.findOneBy(ModelServiceEntity, { ...own(tenantId), id });
+    if (!row) throw new AppError('NOT_FOUND');
+    return toService(row);
+  }
+
+  async list(
+    tx: EntityManager,
+    tenantId: TenantId | null,
+    query: CursorQuery,
+  ): Promise<CursorPage<ModelService>> {
+    const rows = await tx.find(ModelServiceEntity, {
+      where: { ...own(tenantId), id: MoreThan(query.cursor ?? '0') },
+      order: { id: 'asc' },
+      take: query.limit + 1,
+    });
+    return cursorPage(rows.map(toService), query.limit);
+  }
+
+  async update(
+    tx: EntityManager,
+    tenantId: TenantId | null,
+    id: ModelServiceId,
+    change: ModelServiceInput,
+  ): Promise<ModelService> {
+    await tx.update(
+      ModelServiceEntity,
+      { ...own(tenantId), id },
+      { ...mutable(change), updatedAt: new Date() },
+    );
+    return this.get(tx, tenantId, id);
+  }
+
+  async delete(tx: EntityManager, tenantId: TenantId | null, id: ModelServiceId): Promise<ModelService> {
+    const service = await this.get(tx, tenantId, id);
+    await tx.delete(ModelServiceEntity, { ...own(tenantId), id });
+    return service;
+  }
+
+  private toResolved(row: Row): ResolvedService {
+    const providerId = row.provider_id as string;
+    const credentials = row.credentials
+      ? (JSON.parse(this.box.open(row.credentials as string, providerId)) as ProviderCredential[])
+      : [];
+    const headers = row.headers
+      ? (JSON.parse(this.box.open(row.headers as string, providerId)) as Record<string, string>)
+      : {};
+    return {
+      id: row.id as ModelServiceId,
+      model: row.model as string,
+      type: row.type as number,
+      contextWindow: row.context_window as number,
+      parameters: row.parameters as Record<string, unknown>,
+      inputPrice: Number(row.input_price),
+      outputPrice: Number(row.output_price),
+      kind: row.kind as ResolvedService['kind'],
+      endpoint: {
+        providerId,
+        baseUrl: (row.base_url as string | null) ?? '',
+        ...(credentials[0] && { apiKey: credentials[0].apiKey }),
+        headers,
+        connectTimeoutMs: row.connect_timeout_ms as number,
+        firstPieceTimeoutMs: row.first_piece_timeout_ms as number,
+        idleTimeoutMs: row.idle_timeout_ms as number,
+        totalTimeoutMs: row.total_timeout_ms as number,
+      },
+    };
+  }
+}
+
+const findResolved = (tenantId: TenantId, id: ModelServiceId): Statement<Row | null> => ({
+  name: 'model-service-resolve',
+  // The provider must be the service's owner's, or shared: a tenant's service can't borrow another's credential.
+  text: `select s.id, s.model, s.type, s.context_window, s.parameters, s.input_price, s.output_price,
+           p.id as provider_id, p.kind, p.base_url, p.credentials, p.headers,
+           p.connect_timeout_ms, p.first_piece_timeout_ms, p.idle_timeout_ms, p.total_timeout_ms
+         from model_services s join model_providers p on p.id = s.provider_id
+           and (p.tenant_id is null or p.tenant_id = s.tenant_id)
+         where s.id = $2 and (s.tenant_id = $1 or s.tenant_id is null) and s.enabled`,
+  values: [tenantId, id],
+  map: ([row]) => row ?? null,
+});
+
+function own(tenantId: TenantId | null): FindOptionsWhere<ModelServiceEntity> {
+  return { tenantId: tenantId ?? IsNull() };
+}
+
+function mutable({ inputPrice, outputPrice, fallbackIds, ...rest }: ModelServiceInput) {
+  return {
+    ...rest,
+    ...(inputPrice !== undefined && { inputPrice: String(inputPrice) }),
+    ...(outputPrice !== undefined && { outputPrice: String(outputPrice) }),
+    ...(fallbackIds && { fallbackIds: [...fallbackIds] }),
+  };
+}
+
+function toService(row: ModelServiceEntity): ModelService {
+  return {
+    ...row,
+    id: row.id as ModelServiceId,
+    tenantId: row.tenantId as TenantId | null,
+    providerId: row.providerId as ProviderId,
+    parameters: row.parameters as Record<string, unknown>,
+    inputPrice: Number(row.inputPrice),
+    outputPrice: Number(row.outputPrice),
+  };
+}

@@ -1,0 +1,18 @@
+import { Injectable } from '@nestjs/common';
+import { BuiltinDriver } from './drivers/builtin.driver';
+import { OpenAiCompatibleDriver } from './drivers/openai-compatible.driver';
+import type { TextDriver } from './drivers/text-driver';
+import type { ResolvedService } from './model-services.repository';
+
+/** The driver of each provider kind. Breaker, fallback and key rotation go between this and the engine. */
+@Injectable()
+export class TextDrivers {
+  private readonly drivers: Readonly<Record<ResolvedService['kind'], TextDriver>> = {
+    'openai-compatible': new OpenAiCompatibleDriver(),
+    builtin: new BuiltinDriver(),
+  };
+
+  of(kind: ResolvedService['kind']): TextDriver {
+    return this.drivers[kind];
+  }
+}

@@ -1,0 +1,38 @@
+import { Controller, Get, Header, Res } from '@nestjs/common';
+import { ApiOperation, ApiTags } from '@nestjs/swagger';
+import type { FastifyReply } from 'fastify';
+import { Public } from '../common/http';
+import { Database } from '../database';
+import { Metrics } from './metrics';
+
+@ApiTags('operations')
+@Controller()
+export class HealthController {
+  constructor(
+    private readonly database: Database,
+    private readonly metrics: Metrics,
+  ) {}
+
+  @Public()
+  @Get('health')
+  @ApiOperation({ summary: 'The process lives' })
+  live() {
+    return { status: 'ok' };
+  }
+
+  @Public()
+  @Get('health/ready')
+  @ApiOperation({ summary: 'The process can serve: its database answers; 503 when not' })
+  async ready(@Res() reply: FastifyReply): Promise<void> {
+    const database = await this.database.healthy();
+    await reply.status(database ? 200 : 503).send({ status: database ? 'ok' : 'unavailable', database });
+  }
+
+  /** No scope is named: the root key alone. */
+  @Get('metrics')
+  @Header('content-type', 'text/plain; version=0.0.4; charset=utf-8')
+  @ApiOperation({ summary: 'Prometheus metrics' })
+  expose(): Promise<string> {
+    return this.metrics.registry.metrics();
+  }
+}

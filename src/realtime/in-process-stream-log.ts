@@ -1,0 +1,167 @@
+import type { MessageId, TenantId } from '../common';
+import { StreamLog, type StreamBatch, type StreamCursor, type StreamEnd } from './stream-log';
+
+export interface StreamLogLimits {
+  /** How long a finished reply is kept piece by piece. */
+  readonly retentionMs: number;
+  /** Memory for finished replies; past it the oldest go first, and readers of those get the stored text. */
+  readonly maxBytes: number;
+}
+
+/** Bookkeeping of one kept reply beside its text, roughly. */
+const OVERHEAD_BYTES = 512;
+
+/** Replies in this process's memory. While one is written its pieces stand apart; once finished they are one text and its cuts. */
+export class InProcessStreamLog extends StreamLog {
+  private readonly streams = new Map<MessageId, ReplyStream>();
+  private readonly finished = new Set<ReplyStream>(); // in order of their end
+  private finishedBytes = 0;
+  private readonly timer: NodeJS.Timeout;
+
+  constructor(
+    private readonly limits: StreamLogLimits,
+    private readonly now: () => number = Date.now,
+  ) {
+    super();
+    this.timer = setInterval(() => this.prune(), Math.min(10_000, limits.retentionMs)).unref();
+  }
+
+  open(tenantId: TenantId, replyId: MessageId): void {
+    this.streams.set(replyId, new ReplyStream(tenantId, replyId));
+  }
+
+  append(replyId: MessageId, pieces: readonly string[]): void {
+    this.streams.get(replyId)?.append(pieces);
+  }
+
+  end(replyId: MessageId, end: StreamEnd): void {
+    const stream = this.streams.get(replyId);
+    if (!stream || stream.ended) return;
+    stream.finish(end, this.now());
+    this.finished.add(stream);
+    this.finishedBytes += stream.bytes;
+    this.prune();
+  }
+
+  read(
+    tenantId: TenantId,
+    replyId: MessageId,
+    after: number,
+    wake: () => void,
+  ): Promise<StreamCursor | null> {
+    const stream = this.streams.get(replyId);
+    return Promise.resolve(stream && stream.tenantId === tenantId ? stream.cursor(after, wake) : null);
+  }
+
+  /** Drops what is too old or too much. Cursors that are open on a dropped reply keep it alive until they close. */
+  prune(): void {
+    const oldest = this.now() - this.limits.retentionMs;
+    for (const stream of this.finished) {
+      if (stream.endedAt > oldest && this.finishedBytes <= this.limits.maxBytes) break;
+      this.finished.delete(stream);
+      this.streams.delete(stream.replyId);
+      this.finishedBytes -= stream.bytes;
+    }
+  }
+
+  close(): void {
+    clearInterval(this.timer);
+  }
+}
+
+class ReplyStream {
+  private pieces: string[] = [];
+  private text = '';
+  /** End of each piece in `text`, once finished. */
+  private cuts: Uint32Array | undefined;
+  private length = 0;
+  private readonly waiting = new Set<() => void>();
+  ended: StreamEnd | undefined;
+  endedAt = 0;
+  bytes = 0;
+
+  constructor(
+    readonly tenantId: TenantId,
+    readonly replyId: MessageId,
+  ) {}
+
+  append(pieces: readonly string[]): void {
+    if (this.ended) return;
+    for (const piece of pieces) {
+      this.pieces.push(piece);
+      this.length += piece.length;
+    }
+    this.wakeAll();
+  }
+
+  finish(end: StreamEnd, now: number): void {
+    const cuts = new Uint32Array(this.pieces.length);
+    let at = 0;
+    for (let i = 0; i < cuts.length; i += 1) {
+      at += this.pieces[i]!.length;
+      cuts[i] = at;
+    }
+    this.text = this.pieces.join('');
+    this.cuts = cuts;
+    this.pieces = [];
+    this.bytes = this.text.length * 2 + cuts.byteLength + OVERHEAD_BYTES;
+    this.ended = end;
+    this.endedAt = now;
+    this.wakeAll();
+  }
+
+  cursor(after: number, wake: () => void): StreamCursor {
+    let position = Math.min(after, this.count);
+    let offset = this.offsetOf(position);
+    // Someone who has seen the end event (number count + 1) has nothing left to get.
+    let done = this.ended !== undefined && after > this.count;
+    return {
+      take: (maxPieces) => {
+        if (done) return null;
+        const pieces = this.slice(position, position + maxPieces);
+        const end = position + pieces.length === this.count ? this.ended : undefined;
+        if (pieces.length === 0 && !end) {
+          this.waiting.add(wake);
+          return null;
+        }
+        const batch: StreamBatch = { first: position + 1, offset, pieces, ...(end && { end }) };
+        position += pieces.length;
+        for (const piece of pieces) offset += piece.length;
+        done = end !== undefined;
+        return batch;
+      },
+      get exhausted() {
+        return done;
+      },
+      close: () => this.waiting.delete(wake),
+    };
+  }
+
+  private get count(): number {
+    return this.cuts ? this.cuts.length : this.pieces.length;
+  }
+
+  private slice(from: number, to: number): readonly string[] {
+    if (!this.cuts) return this.pieces.slice(from, to);
+    const pieces: string[] = [];
+    for (let i = from; i < Math.min(to, this.cuts.length); i += 1) {
+      pieces.push(this.text.slice(i === 0 ? 0 : this.cuts[i - 1], this.cuts[i]));
+    }
+    return pieces;
+  }
+
+  private offsetOf(position: number): number {
+    if (position === 0) return 0;
+    if (this.cuts) return this.cuts[position - 1]!;
+    let offset = 0;
+    for (let i = 0; i < position; i += 1) offset += this.pieces[i]!.length;
+    return offset;
+  }
+
+  private wakeAll(): void {
+    if (this.waiting.size === 0) return;
+    const waiting = [...this.waiting];
+    this.waiting.clear();
+    for (const wake of waiting) wake();
+  }
+}

@@ -1,0 +1,51 @@
+import type { MessageId, TenantId } from '../common';
+
+/** How a reply ended, as its readers are told. */
+export interface StreamEnd {
+  readonly status: 'finished' | 'stopped' | 'interrupted' | 'failed';
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  readonly totalTokens: number;
+  readonly credits: number;
+  readonly error?: { readonly code: number; readonly message: string };
+}
+
+export interface StreamBatch {
+  /** Number of `pieces[0]`: a reply's pieces count 1, 2, 3 … */
+  readonly first: number;
+  /** UTF-16 units of the reply before `pieces[0]`. */
+  readonly offset: number;
+  readonly pieces: readonly string[];
+  /** Set once, with the last batch; its number is the last piece's plus one. */
+  readonly end?: StreamEnd;
+}
+
+/** One reader's place in a reply. Pull, not push: a reader that can't write now just doesn't take. */
+export interface StreamCursor {
+  /** What has come since the last take, at most `maxPieces`; null when there is nothing now. */
+  take(maxPieces: number): StreamBatch | null;
+  /** True once the end was taken, or was before the place the reader asked for: nothing will ever come. */
+  readonly exhausted: boolean;
+  close(): void;
+}
+
+/**
+ * The pieces of replies, in order, for any number of readers at any place. Keyed by the reply's own id: a stream
+ * keyed by its conversation would hand one reply's pieces to another's readers.
+ */
+export abstract class StreamLog {
+  /** Must come before the reply's work is dispatched, or the first reader misses the first pieces. */
+  abstract open(tenantId: TenantId, replyId: MessageId): void;
+  abstract append(replyId: MessageId, pieces: readonly string[]): void;
+  abstract end(replyId: MessageId, end: StreamEnd): void;
+  /**
+   * A reader placed after piece number `after` (0: the start). `wake` is called when there is something to take
+   * after a take that returned null. Resolves to null for a reply this log does not (or no longer) hold for that tenant.
+   */
+  abstract read(
+    tenantId: TenantId,
+    replyId: MessageId,
+    after: number,
+    wake: () => void,
+  ): Promise<StreamCursor | null>;
+}

@@ -1,0 +1,3 @@
+export * from './live-replies';
+export * from './replies.module';
+export * from './reply-engine';

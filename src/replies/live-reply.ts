@@ -1,0 +1,78 @@
+import type { ApiKeyId, AssistantId, DialogueId, MessageId, TenantId } from '../common';
+import type { Checkpoint, FinalStatus } from '../messages';
+import type { PromptMessage, ResolvedService } from '../model-services';
+
+/** Why a reply's provider request was aborted: it becomes the reply's status. */
+export class ReplyAborted extends Error {
+  constructor(readonly status: Extract<FinalStatus, 'stopped' | 'interrupted'>) {
+    super(`reply ${status}`);
+  }
+}
+
+export interface LiveReplySettings {
+  readonly tenantId: TenantId;
+  readonly replyId: MessageId;
+  readonly dialogueId: DialogueId;
+  readonly keyId: ApiKeyId | null;
+  readonly keyName: string;
+  readonly userId: string;
+  readonly assistantId: AssistantId | null;
+  readonly service: ResolvedService;
+  readonly parameters: Readonly<Record<string, unknown>>;
+  readonly prompt: readonly PromptMessage[];
+}
+
+/** A reply that this process is writing now. */
+export class LiveReply {
+  readonly startedAt = Date.now();
+  readonly abortController = new AbortController();
+  /** Resolves when the reply has ended, durably. */
+  readonly ended: Promise<void>;
+  readonly resolveEnded: () => void;
+  text = '';
+  reasoning = '';
+  firstPieceAt: number | undefined;
+  private checkpointedText = 0;
+  private checkpointedReasoning = 0;
+  private parts = 0;
+
+  constructor(readonly settings: LiveReplySettings) {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.ended = promise;
+    this.resolveEnded = resolve;
+  }
+
+  get id(): MessageId {
+    return this.settings.replyId;
+  }
+
+  add(pieces: readonly string[]): void {
+    this.firstPieceAt ??= Date.now();
+    this.text += pieces.length === 1 ? pieces[0]! : pieces.join('');
+  }
+
+  abort(status: ReplyAborted['status']): void {
+    this.abortController.abort(new ReplyAborted(status));
+  }
+
+  /** What has been written since the last checkpoint; `saved` is called once that is committed. */
+  checkpoint(): { checkpoint: Checkpoint; saved: () => void } | null {
+    const { length } = this.text;
+    const reasoningLength = this.reasoning.length;
+    if (length === this.checkpointedText && reasoningLength === this.checkpointedReasoning) return null;
+    return {
+      checkpoint: {
+        tenantId: this.settings.tenantId,
+        replyId: this.id,
+        part: this.parts,
+        content: this.text.slice(this.checkpointedText),
+        reasoning: this.reasoning.slice(this.checkpointedReasoning),
+      },
+      saved: () => {
+        this.checkpointedText = length;
+        this.checkpointedReasoning = reasoningLength;
+        this.parts += 1;
+      },
+    };
+  }
+}

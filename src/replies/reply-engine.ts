@@ -1,0 +1,253 @@
+import { Injectable, Logger, type OnModuleDestroy } from '@nestjs/common';
+import { AssistantsRepository, type PublicVersion } from '../assistants';
+import {
+  AppError,
+  badInput,
+  IdGenerator,
+  truncate,
+  type AssistantVersionId,
+  type DialogueId,
+  type MessageId,
+  type ModelServiceId,
+  type Principal,
+  type TenantId,
+} from '../common';
+import { Config } from '../config';
+import { NodeRegistry } from '../database';
+import { DialoguesRepository, type Dialogue, type DialogueMessage, type TurnDraft } from '../messages';
+import { ModelServicesRepository, SERVICE_TYPE, type ResolvedService } from '../model-services';
+import { Bus, StreamLog, type StreamCursor } from '../realtime';
+import { LiveReply } from './live-reply';
+import { LiveReplies } from './live-replies';
+import { buildPrompt } from './prompt';
+import { ReplyWriter } from './reply-writer';
+import { storedCursor } from './stored-cursor';
+
+export interface StartReply {
+  readonly principal: Principal;
+  /** Null: a dialogue without an assistant. */
+  readonly versionId: AssistantVersionId | null;
+  /** Overrides the assistant's model service. */
+  readonly modelServiceId: ModelServiceId | null;
+  /** Null: a new dialogue. */
+  readonly dialogueId: DialogueId | null;
+  /** Null: the dialogue's newest message. */
+  readonly parentId: MessageId | null;
+  readonly content: string;
+  /** The new dialogue's name; by default the beginning of what was said. */
+  readonly name: string | null;
+  readonly idempotency: { readonly key: string; readonly requestHash: string } | null;
+}
+
+export interface StartedReply {
+  readonly dialogue: Dialogue;
+  readonly message: DialogueMessage;
+  readonly replyId: MessageId;
+  /** The Idempotency-Key had been used: nothing new was stored. */
+  readonly repeated: boolean;
+}
+
+const DEFAULT_NAME_CHARS = 30;
+/** ASCII text has about four characters a token, and nothing has more: what is read of the history can't be too little. */
+const MAX_CHARS_PER_TOKEN = 4;
+const STOP_WAIT_MS = 10_000;
+const DRAIN_LAST_WAIT_MS = 5_000;
+
+const stopTopic = 'replies.stop';
+
+/**
+ * An assistant's answer, from prompt to last piece, for every wire and knowing none. A reply belongs to nobody's
+ * connection: readers come and go, only `stop`, its own end or this process's death ends it.
+ */
+@Injectable()
+export class ReplyEngine implements OnModuleDestroy {
+  private readonly logger = new Logger(ReplyEngine.name);
+  private draining = false;
+  private readonly unsubscribe: () => void;
+
+  constructor(
+    private readonly config: Config,
+    private readonly ids: IdGenerator,
+    private readonly nodes: NodeRegistry,
+    private readonly assistants: AssistantsRepository,
+    private readonly services: ModelServicesRepository,
+    private readonly dialogues: DialoguesRepository,
+    private readonly writer: ReplyWriter,
+    private readonly live: LiveReplies,
+    private readonly streams: StreamLog,
+    private readonly bus: Bus,
+  ) {
+    this.unsubscribe = bus.subscribe(stopTopic, (replyId) =>
+      this.live.get(replyId as MessageId)?.abort('stopped'),
+    );
+  }
+
+  /**
+   * Stores the user's message and begins the reply; resolves as soon as both are durable, before the provider has
+   * answered. Throws NOT_FOUND (version, dialogue), BAD_INPUT (parentId, modelServiceId), REPLY_IN_PROGRESS,
+   * IDEMPOTENCY_MISMATCH, OVERLOADED, SHUTTING_DOWN, STORAGE_UNAVAILABLE.
+   */
+  async start(input: StartReply): Promise<StartedReply> {
+    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    if (this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
+      throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
+    }
+    const { tenantId, keyId, keyName, userId } = input.principal;
+    const version =
+      input.versionId === null ? null : await this.assistants.findVersion(tenantId, input.versionId);
+    if (input.versionId !== null && !version)
+      throw new AppError('NOT_FOUND', { message: 'No such assistant version.' });
+    const service = await this.serviceFor(tenantId, input, version);
+    if (input.parentId !== null && input.dialogueId === null) throw foreignParent();
+
+    const draft: TurnDraft = {
+      tenantId,
+      newDialogueId: this.ids.next(),
+      rootId: this.ids.next(),
+      messageId: this.ids.next(),
+      replyId: this.ids.next(),
+      dialogueId: input.dialogueId,
+      parentId: input.parentId,
+      content: input.content,
+      name: input.name ?? truncate(input.content, DEFAULT_NAME_CHARS),
+      userId,
+      createdBy: keyName,
+      keyId,
+      assistantId: version?.assistantId ?? null,
+      versionId: version?.id ?? null,
+      modelServiceId: service.id,
+      incarnation: this.nodes.incarnation,
+      idempotency: input.idempotency,
+      maxHistoryChars: service.contextWindow * MAX_CHARS_PER_TOKEN,
+    };
+    const turn = await this.store(draft);
+    if (turn.outcome === 'repeated') return this.repeat(tenantId, turn, input);
+    if (turn.outcome === 'no-dialogue') throw new AppError('NOT_FOUND', { message: 'No such dialogue.' });
+    if (turn.outcome === 'no-parent') throw foreignParent();
+    if (turn.outcome === 'parent-in-progress') throw new AppError('REPLY_IN_PROGRESS');
+
+    const parameters = { ...service.parameters, ...version?.parameters };
+    const reply = new LiveReply({
+      tenantId,
+      replyId: draft.replyId,
+      dialogueId: turn.dialogue.id,
+      keyId,
+      keyName,
+      userId,
+      assistantId: draft.assistantId,
+      service,
+      parameters,
+      prompt: buildPrompt(version?.prompt ?? '', turn.branch, service.contextWindow, parameters),
+    });
+    // Before the work is dispatched: the first piece must find the log open.
+    this.streams.open(tenantId, reply.id);
+    this.live.add(reply);
+    void this.writer.write(reply);
+    return { dialogue: turn.dialogue, message: turn.message, replyId: reply.id, repeated: false };
+  }
+
+  /**
+   * A reader of a reply, placed after piece number `after`. From the stream log while that holds it; afterwards, and
+   * for a reply whose writer died, the stored text as one piece with the end. Null when this tenant has no such reply.
+   */
+  async read(
+    tenantId: TenantId,
+    replyId: MessageId,
+    after: number,
+    wake: () => void,
+  ): Promise<StreamCursor | null> {
+    const live = await this.streams.read(tenantId, replyId, after, wake);
+    return live ?? storedCursor(this.dialogues, tenantId, replyId, after, wake);
+  }
+
+  /** Closes a dialogue: its replies in progress end as `stopped`, with what they have. False: no such dialogue. */
+  async close(tenantId: TenantId, dialogueId: DialogueId): Promise<boolean> {
+    const replies = await this.dialogues.close(tenantId, dialogueId);
+    if (replies === null) return false;
+    const here = replies.map((id) => this.live.get(id)).filter((reply) => reply !== undefined);
+    // Elsewhere: a hint now, and the flag that its node looks at every second.
+    for (const id of replies) this.bus.publish(stopTopic, id);
+    for (const reply of here) reply.abort('stopped');
+    await within(STOP_WAIT_MS, Promise.all(here.map(({ ended }) => ended)));
+    return true;
+  }
+
+  /** Nest closes the sockets after this: readers see their replies end while there is time, and the rest as interrupted. */
+  async onModuleDestroy(): Promise<void> {
+    this.draining = true;
+    this.unsubscribe();
+    const started = [...this.live].map(({ ended }) => ended);
+    if (started.length > 0) this.logger.log(`waiting for ${started.length} replies to end`);
+    await within(this.config.env.DRAIN_TIMEOUT_MS, Promise.all(started));
+    const rest = [...this.live];
+    for (const reply of rest) reply.abort('interrupted');
+    await within(DRAIN_LAST_WAIT_MS, Promise.all(rest.map(({ ended }) => ended)));
+  }
+
+  private async store(draft: TurnDraft) {
+    try {
+      return await this.dialogues.storeTurn(draft);
+    } catch (error) {
+      // Whether it was committed is unknown. If it was, nobody writes that reply: it must not stay `streaming`.
+      this.live.abandon({ tenantId: draft.tenantId, replyId: draft.replyId });
+      throw error;
+    }
+  }
+
+  private async serviceFor(
+    tenantId: TenantId,
+    { modelServiceId, dialogueId }: StartReply,
+    version: PublicVersion | null,
+  ): Promise<ResolvedService> {
+    if (modelServiceId !== null) {
+      const service = await this.services.resolve(tenantId, modelServiceId);
+      if (service?.type === SERVICE_TYPE.text) return service;
+      throw badInput('modelServiceId', 'is not a text model service this tenant may use');
+    }
+    let id = version?.modelServiceId;
+    if (!id && dialogueId) id = (await this.dialogues.findDialogue(tenantId, dialogueId))?.modelServiceId;
+    if (!id && dialogueId) throw new AppError('NOT_FOUND', { message: 'No such dialogue.' });
+    id ??= await this.defaultService(tenantId);
+    const service = id && (await this.services.resolve(tenantId, id));
+    if (service && service.type === SERVICE_TYPE.text) return service;
+    throw badInput('modelServiceId', 'is needed: there is no text model service to fall back on');
+  }
+
+  /** The first of the services this tenant may use. */
+  private async defaultService(tenantId: TenantId): Promise<ModelServiceId | undefined> {
+    const query = {
+      type: SERVICE_TYPE.text,
+      orderBy: 'order_num',
+      descending: false,
+      offset: 0,
+      limit: 1,
+    } as const;
+    return (await this.services.listUsable(tenantId, query)).rows[0]?.id;
+  }
+
+  private async repeat(
+    tenantId: TenantId,
+    earlier: { replyId: MessageId; requestHash: string },
+    input: StartReply,
+  ): Promise<StartedReply> {
+    if (earlier.requestHash !== input.idempotency?.requestHash) throw new AppError('IDEMPOTENCY_MISMATCH');
+    const stored = await this.dialogues.findReply(tenantId, earlier.replyId);
+    if (!stored)
+      throw new AppError('NOT_FOUND', { message: 'The reply of that Idempotency-Key has been erased.' });
+    return { dialogue: stored.dialogue, message: stored.message, replyId: earlier.replyId, repeated: true };
+  }
+}
+
+function foreignParent(): AppError {
+  return badInput('parentId', 'is not a message of this dialogue');
+}
+
+/** Resolves when the work does or the time is over, whichever comes first. */
+async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([work, timeout]);
+  clearTimeout(timer);
+}

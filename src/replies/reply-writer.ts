@@ -1,0 +1,182 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { Injectable, Logger } from '@nestjs/common';
+import { AppError, ERRORS, wellFormed, type ErrorCode } from '../common';
+import { Config } from '../config';
+import { Database, tenantScope } from '../database';
+import { endReply, type FinalStatus } from '../messages';
+import {
+  estimatePromptTokens,
+  estimateTokens,
+  ProviderError,
+  TextDrivers,
+  type ProviderFailure,
+  type TextResult,
+  type TextUsage,
+} from '../model-services';
+import { StreamLog, type StreamEnd } from '../realtime';
+import { creditsOf, recordUsage } from '../usage';
+import { LiveReplies } from './live-replies';
+import { ReplyAborted, type LiveReply } from './live-reply';
+
+/** While the database is away a finished reply waits in memory; after this it is given up to the log. */
+const GIVE_UP_STORING_MS = 15 * 60_000;
+const MAX_STORE_DELAY_MS = 2_000;
+
+const CODE_OF: Readonly<Record<ProviderFailure, ErrorCode>> = {
+  unreachable: 'PROVIDER_FAILED',
+  refused: 'PROVIDER_FAILED',
+  failed: 'PROVIDER_FAILED',
+  malformed: 'PROVIDER_FAILED',
+  timeout: 'PROVIDER_TIMEOUT',
+  'rate-limited': 'RATE_LIMITED',
+};
+
+interface Ending {
+  readonly status: FinalStatus;
+  readonly result?: TextResult;
+  readonly attempts: number;
+  readonly error?: { readonly code: number; readonly message: string };
+}
+
+/** Runs one reply against its provider and ends it, durably first, whatever happens. */
+@Injectable()
+export class ReplyWriter {
+  private readonly logger = new Logger(ReplyWriter.name);
+
+  constructor(
+    private readonly config: Config,
+    private readonly database: Database,
+    private readonly drivers: TextDrivers,
+    private readonly streams: StreamLog,
+    private readonly live: LiveReplies,
+  ) {}
+
+  /** Never rejects: every failure is an ending. */
+  async write(reply: LiveReply): Promise<void> {
+    try {
+      const ending = await this.ask(reply);
+      const end = await this.store(reply, ending);
+      this.streams.end(reply.id, end);
+    } catch (error) {
+      this.logger.error({ err: error, replyId: reply.id }, 'a reply could not be ended');
+      this.live.abandon({ tenantId: reply.settings.tenantId, replyId: reply.id });
+      this.streams.end(reply.id, {
+        status: 'failed',
+        promptTokens: 0,
+        completionTokens: 0,
+        totalTokens: 0,
+        credits: 0,
+        error: { code: ERRORS.INTERNAL.status, message: ERRORS.INTERNAL.message },
+      });
+    } finally {
+      this.live.remove(reply);
+    }
+  }
+
+  private async ask(reply: LiveReply): Promise<Ending> {
+    const { service, prompt, parameters } = reply.settings;
+    const { signal } = reply.abortController;
+    const maxChars = this.config.env.MAX_REPLY_CHARS;
+    try {
+      signal.throwIfAborted();
+      const result = await this.drivers.of(service.kind).stream(
+        { endpoint: service.endpoint, model: service.model, messages: prompt, parameters, signal },
+        {
+          pieces: (pieces) => {
+            if (signal.aborted) return;
+            const clean = pieces.map(storable);
+            reply.add(clean);
+            this.streams.append(reply.id, clean);
+            if (reply.text.length > maxChars) reply.abortController.abort(new ReplyTooLong());
+          },
+          reasoning: (pieces) => {
+            if (signal.aborted) return;
+            reply.reasoning += storable(pieces.join(''));
+            if (reply.reasoning.length > maxChars) reply.abortController.abort(new ReplyTooLong());
+          },
+        },
+      );
+      return { status: 'finished', result, attempts: result.attempts };
+    } catch (error) {
+      const reason: unknown = signal.aborted ? signal.reason : error;
+      if (reason instanceof ReplyAborted) return { status: reason.status, attempts: 1 };
+      if (reason instanceof ReplyTooLong)
+        return failed('PROVIDER_FAILED', 'The reply is over the length limit.', 1);
+      if (reason instanceof ProviderError) {
+        return failed(CODE_OF[reason.failure], reason.message, reason.details.attempts);
+      }
+      this.logger.error({ err: reason, replyId: reply.id }, 'unexpected failure while writing a reply');
+      return failed('INTERNAL', ERRORS.INTERNAL.message, 1);
+    }
+  }
+
+  /** One transaction: status, text, counts and the ledger's row. Waits for a database that is away. */
+  private async store(reply: LiveReply, ending: Ending): Promise<StreamEnd> {
+    const { tenantId, dialogueId, keyId, keyName, userId, assistantId, service } = reply.settings;
+    const told = ending.result?.usage;
+    const { promptTokens, completionTokens, totalTokens } = told ?? estimate(reply);
+    const estimated = !told;
+    const credits = creditsOf({ promptTokens, completionTokens }, service);
+    const counts = { promptTokens, completionTokens, totalTokens, credits };
+    const { text, reasoning, startedAt, firstPieceAt } = reply;
+    const now = Date.now();
+    const statements = [
+      endReply({
+        tenantId,
+        replyId: reply.id,
+        dialogueId,
+        status: ending.status,
+        content: text,
+        reasoning,
+        ...counts,
+        estimated,
+        error: ending.error ?? null,
+        updatedBy: keyName,
+        byOwner: true,
+      }),
+      recordUsage({
+        tenantId,
+        messageId: reply.id,
+        keyId,
+        userId,
+        assistantId,
+        modelServiceId: service.id,
+        attempts: ending.attempts,
+        ...counts,
+        estimated,
+        outcome: ending.status,
+        firstPieceMs: firstPieceAt === undefined ? null : firstPieceAt - startedAt,
+        latencyMs: now - startedAt,
+      }),
+    ] as const;
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        await this.database.run(tenantScope(tenantId), statements);
+        return { status: ending.status, ...counts, ...(ending.error && { error: ending.error }) };
+      } catch (error) {
+        const away = error instanceof AppError && error.code === 'STORAGE_UNAVAILABLE';
+        if (!away || Date.now() - now > GIVE_UP_STORING_MS) throw error;
+        if (attempt === 0) this.logger.warn(`the database is away; reply ${reply.id} waits to be stored`);
+        await delay(Math.min(100 * 2 ** attempt, MAX_STORE_DELAY_MS) * (0.5 + Math.random() / 2));
+      }
+    }
+  }
+}
+
+class ReplyTooLong extends Error {}
+
+function failed(code: ErrorCode, message: string, attempts: number): Ending {
+  return { status: 'failed', attempts, error: { code: ERRORS[code].status, message } };
+}
+
+function estimate(reply: LiveReply): TextUsage {
+  const promptTokens = estimatePromptTokens(reply.settings.prompt);
+  const completionTokens = estimateTokens(reply.text) + estimateTokens(reply.reasoning);
+  return { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens };
+}
+
+/** Postgres text holds no NUL and no lone surrogate; readers get what is stored, so both are replaced before either. */
+function storable(piece: string): string {
+  const formed = wellFormed(piece);
+  return formed.includes('\0') ? formed.replaceAll('\0', '\uFFFD') : formed;
+}

@@ -1,0 +1,36 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Config } from './config';
+
+export interface Secrets {
+  readonly secretKey: string;
+  readonly rootKey: string | undefined;
+}
+
+/**
+ * From the environment; outside production what is missing is made once and kept in `<data dir>/secrets.json` (mode
+ * 600), so that what was encrypted yesterday can be read today.
+ */
+export async function loadSecrets(config: Config): Promise<Secrets> {
+  const { PARLEY_SECRET_KEY: secretKey, PARLEY_ROOT_KEY: rootKey } = config.env;
+  if (secretKey && (rootKey || config.production)) return { secretKey, rootKey };
+  const file = join(config.dataDir, 'secrets.json');
+  type Kept = { secretKey?: string; rootKey?: string };
+  const kept = await readFile(file, 'utf8').then(
+    (text) => JSON.parse(text) as Kept,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOENT') throw error;
+      return {} as Kept;
+    },
+  );
+  const secrets = {
+    secretKey: kept.secretKey ?? randomBytes(32).toString('base64url'),
+    rootKey: kept.rootKey ?? `pk_root_${randomBytes(32).toString('base64url')}`,
+  };
+  if (!kept.secretKey || !kept.rootKey) {
+    await mkdir(config.dataDir, { recursive: true });
+    await writeFile(file, `${JSON.stringify(secrets, null, 2)}\n`, { mode: 0o600 });
+  }
+  return { secretKey: secretKey ?? secrets.secretKey, rootKey: rootKey ?? secrets.rootKey };
+}

@@ -1,0 +1,48 @@
+import { Injectable, type CanActivate, type ExecutionContext } from '@nestjs/common';
+import { Reflector } from '@nestjs/core';
+import type { FastifyRequest } from 'fastify';
+import { AppError, type Scope } from '../common';
+import { PUBLIC, SCOPES_REQUIRED } from '../common/http';
+import { Authenticator, type Credentials } from './authenticator';
+
+/** One guard for every HTTP route, closed by default: no decorator on a route means the platform's root key alone. */
+@Injectable()
+export class AuthGuard implements CanActivate {
+  constructor(
+    private readonly authenticator: Authenticator,
+    private readonly reflector: Reflector,
+  ) {}
+
+  async canActivate(context: ExecutionContext): Promise<boolean> {
+    const request = context.switchToHttp().getRequest<FastifyRequest>();
+    const targets = [context.getHandler(), context.getClass()];
+    const credentials = credentialsOf(request);
+    if (this.reflector.getAllAndOverride<boolean>(PUBLIC, targets) && credentials.apiKey === undefined)
+      return true;
+    const principal = await this.authenticator.authenticate(credentials);
+    request.principal = principal;
+    if (this.reflector.getAllAndOverride<boolean>(PUBLIC, targets)) return true;
+    const scopes = this.reflector.getAllAndOverride<Scope[] | undefined>(SCOPES_REQUIRED, targets) ?? [];
+    if (!principal.scopes.has('platform') && !scopes.some((scope) => principal.scopes.has(scope))) {
+      throw new AppError('FORBIDDEN');
+    }
+    return true;
+  }
+}
+
+/** `x-api-key`, else `Authorization`; `tenant-id`; `user-id`. */
+export function credentialsOf(request: FastifyRequest): Credentials {
+  return {
+    apiKey: header(request, 'x-api-key') ?? header(request, 'authorization'),
+    tenantId: header(request, 'tenant-id'),
+    userId: header(request, 'user-id'),
+    address: request.ip,
+  };
+}
+
+function header(request: FastifyRequest, name: string): string | undefined {
+  const value = request.headers[name];
+  const text = Array.isArray(value) ? value[0] : value;
+  // Header bytes arrive as Latin-1; ids of users are UTF-8 like all text.
+  return text === undefined ? undefined : Buffer.from(text, 'latin1').toString('utf8').trim();
+}

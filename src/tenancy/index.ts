@@ -1,0 +1,14 @@
+export { appKeyOf, formatApiKey } from './api-key';
+export * from './api-keys.repository';
+export * from './audit-log.repository';
+export * from './auth.guard';
+export * from './authenticator';
+export * from './root-key';
+export * from './tenancy.module';
+export * from './tenants.repository';
+import { ApiKeyEntity } from './api-key.entity';
+import { AuditLogEntity } from './audit-log.entity';
+import { TenantEntity } from './tenant.entity';
+
+/** For the DataSource alone. */
+export const tenancyEntities = [TenantEntity, ApiKeyEntity, AuditLogEntity];

@@ -1,0 +1,13 @@
+import { Global, Module } from '@nestjs/common';
+import { ApiKeysRepository } from './api-keys.repository';
+import { AuditLogRepository } from './audit-log.repository';
+import { Authenticator } from './authenticator';
+import { TenantsRepository } from './tenants.repository';
+
+/** Tenancy: sole owner of tenants, API keys and the audit log. Promises that whoever passes it is who they say, within a second of any change. */
+@Global()
+@Module({
+  providers: [TenantsRepository, ApiKeysRepository, AuditLogRepository, Authenticator],
+  exports: [TenantsRepository, ApiKeysRepository, AuditLogRepository, Authenticator],
+})
+export class TenancyModule {}
