@@ -9,11 +9,20 @@ const ring = (name, testMatch, extra = {}) => ({
   transform: { '^.+\\.ts$': ['@swc/jest', { ...swc, sourceMaps: 'inline' }] },
   ...extra,
 });
+const withPostgres = {
+  globalSetup: '<rootDir>/test/support/global-setup.ts',
+  globalTeardown: '<rootDir>/test/support/global-teardown.ts',
+};
 module.exports = {
+  testTimeout: 30_000,
   projects: [
     ring('unit', ['<rootDir>/src/**/*.spec.ts', '<rootDir>/scripts/**/*.spec.ts']),
-    ring('integration', ['<rootDir>/test/integration/**/*.test.ts', '<rootDir>/test/contracts/**/*.test.ts']),
-    ring('e2e', ['<rootDir>/test/e2e/**/*.test.ts', '<rootDir>/test/conformance/**/*.test.ts']),
-    ring('faults', ['<rootDir>/test/faults/**/*.test.ts']),
+    ring(
+      'integration',
+      ['<rootDir>/test/integration/**/*.test.ts', '<rootDir>/test/contracts/**/*.test.ts'],
+      withPostgres,
+    ),
+    ring('e2e', ['<rootDir>/test/e2e/**/*.test.ts', '<rootDir>/test/conformance/**/*.test.ts'], withPostgres),
+    ring('faults', ['<rootDir>/test/faults/**/*.test.ts'], withPostgres),
   ],
 };

@@ -17,13 +17,11 @@ export async function loadSecrets(config: Config): Promise<Secrets> {
   if (secretKey && (rootKey || config.production)) return { secretKey, rootKey };
   const file = join(config.dataDir, 'secrets.json');
   type Kept = { secretKey?: string; rootKey?: string };
-  const kept = await readFile(file, 'utf8').then(
-    (text) => JSON.parse(text) as Kept,
-    (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOENT') throw error;
-      return {} as Kept;
-    },
-  );
+  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+    return '{}';
+  });
+  const kept = JSON.parse(text) as Kept;
   const secrets = {
     secretKey: kept.secretKey ?? randomBytes(32).toString('base64url'),
     rootKey: kept.rootKey ?? `pk_root_${randomBytes(32).toString('base64url')}`,

@@ -56,13 +56,15 @@ function IsAddressOrRange(): PropertyDecorator {
 }
 
 export class PageQuery {
-  @ApiPropertyOptional({ minimum: 1, maximum: 200, default: 50 })
-  @Transform(({ value }) => (typeof value === 'string' && /^\d{1,4}$/.test(value) ? Number(value) : value))
+  @ApiPropertyOptional({ minimum: 1, maximum: 200, default: 50, type: Number })
+  @Transform(({ value }: { value: unknown }): unknown =>
+    typeof value === 'string' && /^\d{1,4}$/.test(value) ? Number(value) : value,
+  )
   @IsOptional()
   @IsInt()
   @Min(1)
   @Max(200)
-  limit = 50;
+  limit: number = 50;
 
   @ApiPropertyOptional({ description: 'the `nextCursor` of the page before' })
   @EmptyIsAbsent()
@@ -128,7 +130,7 @@ export class CreateApiKey {
 
   @ApiPropertyOptional({ nullable: true, format: 'date-time' })
   @IsOptional()
-  @Transform(({ value }) =>
+  @Transform(({ value }: { value: unknown }): unknown =>
     typeof value === 'string' && !Number.isNaN(Date.parse(value)) ? new Date(value) : value,
   )
   @IsDate({ message: '$property must be an ISO 8601 time' })
@@ -156,12 +158,12 @@ export class ProviderCredentialInput {
   @NoNul()
   apiKey!: string;
 
-  @ApiPropertyOptional({ default: 1, minimum: 0 })
+  @ApiPropertyOptional({ default: 1, minimum: 0, type: Number })
   @Present()
   @IsNumber()
   @Min(0)
   @Max(1_000)
-  weight = 1;
+  weight: number = 1;
 }
 
 const MAX_TIMEOUT_MS = 3_600_000;

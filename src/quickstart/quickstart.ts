@@ -117,7 +117,7 @@ export class Quickstart {
       await this.providers.update(
         tx,
         tenantId,
-        providerId as ProviderId,
+        providerId,
         configured
           ? {
               kind: 'openai-compatible',

@@ -15,7 +15,7 @@ export function IsEntityId(options?: ValidationOptions): PropertyDecorator {
     options,
   );
   return (target, key) => {
-    toText(target, key as string);
+    toText(target, key);
     check(target, key);
   };
 }

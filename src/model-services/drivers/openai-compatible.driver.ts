@@ -293,7 +293,7 @@ class Exchange {
       return;
     }
     this.settled = true;
-    this.outcome.reject(error as Error);
+    this.outcome.reject(error);
     this.controller?.abort(error instanceof Error ? error : new Error('aborted'));
   }
 

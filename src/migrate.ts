@@ -1,0 +1,79 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Config } from './config';
+import { migrate, migrationDataSource } from './database';
+import { EmbeddedPostgres } from './database/embedded-postgres';
+import { entities } from './app';
+
+/** `npm run migration:run`, `:revert`, `:generate -- <verb-noun>`: on DATABASE_URL or the embedded server. */
+async function main([action, name = '']: string[]): Promise<void> {
+  const config = Config.load();
+  const postgres = config.env.DATABASE_URL
+    ? undefined
+    : await EmbeddedPostgres.start({ dataDir: config.dataDir });
+  const url = config.env.DATABASE_URL ?? postgres!.url;
+  try {
+    if (action === 'run') {
+      const ran = await migrate(url);
+      say(ran.length > 0 ? `ran ${ran.join(', ')}` : 'nothing to run: the schema is up to date');
+      return;
+    }
+    const source = await migrationDataSource(url, entities).initialize();
+    try {
+      if (action === 'revert') {
+        await source.undoLastMigration();
+        say('reverted the last migration');
+      } else {
+        if (!/^[a-z][a-z0-9-]*$/.test(name))
+          throw new Error('name it: npm run migration:generate -- <verb-noun>');
+        const { upQueries, downQueries } = await source.driver.createSchemaBuilder().log();
+        if (upQueries.length === 0) return say('nothing to generate: entities and schema agree');
+        const stamp = Date.now();
+        const file = join('migrations', `${stamp}-${name}.ts`);
+        const className =
+          name.replace(/(^|-)([a-z0-9])/g, (_, __, letter: string) => letter.toUpperCase()) + String(stamp);
+        await writeFile(
+          file,
+          template(
+            className,
+            upQueries.map((q) => q.query),
+            downQueries.map((q) => q.query).reverse(),
+          ),
+        );
+        say(`wrote ${file}: read it, then add it to migrations/index.ts`);
+      }
+    } finally {
+      await source.destroy();
+    }
+  } finally {
+    await postgres?.stop();
+  }
+}
+
+function template(className: string, up: string[], down: string[]): string {
+  const lines = (queries: string[]): string =>
+    queries.map((query) => `    await queryRunner.query(${JSON.stringify(query)});`).join('\n');
+  return `import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+export class ${className} implements MigrationInterface {
+  name = '${className}';
+
+  async up(queryRunner: QueryRunner): Promise<void> {
+${lines(up)}
+  }
+
+  async down(queryRunner: QueryRunner): Promise<void> {
+${lines(down)}
+  }
+}
+`;
+}
+
+function say(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
+
+main(process.argv.slice(2)).catch((error: unknown) => {
+  process.stderr.write(`parley: ${(error as Error).message}\n`);
+  process.exitCode = 1;
+});
