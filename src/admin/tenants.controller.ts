@@ -5,6 +5,7 @@ import { Scopes, validation } from '../common/http';
 import { Database } from '../database';
 import {
   ApiKeysRepository,
+  Authenticator,
   appKeyOf,
   AuditLogRepository,
   formatApiKey,
@@ -26,6 +27,7 @@ export class TenantsController {
     private readonly tenants: TenantsRepository,
     private readonly keys: ApiKeysRepository,
     private readonly auditLog: AuditLogRepository,
+    private readonly authenticator: Authenticator,
   ) {}
 
   @Get()
@@ -110,7 +112,7 @@ export class TenantsController {
     const apiKeyId = pathId<ApiKeyId>(keyId);
     const operator = whoever.about(tenantId);
     refusePlatform(change.scopes ?? []);
-    return this.database.transaction(operator.scope, async (tx) => {
+    return this.changeKey(operator, apiKeyId, async (tx) => {
       const before = await this.keys.get(tx, tenantId, apiKeyId);
       const after = await this.keys.update(tx, tenantId, apiKeyId, change);
       await this.auditLog.record(tx, operator.audit('update', 'api-key', { before, after }));
@@ -125,7 +127,7 @@ export class TenantsController {
     const tenantId = pathId<TenantId>(id);
     const apiKeyId = pathId<ApiKeyId>(keyId);
     const operator = whoever.about(tenantId);
-    return this.database.transaction(operator.scope, async (tx) => {
+    return this.changeKey(operator, apiKeyId, async (tx) => {
       const before = await this.keys.get(tx, tenantId, apiKeyId);
       const after = await this.keys.revoke(tx, tenantId, apiKeyId);
       await this.auditLog.record(tx, operator.audit('revoke', 'api-key', { before, after }));
@@ -139,12 +141,23 @@ export class TenantsController {
   @ApiOperation({ summary: 'A new secret for a key; the old one stops working' })
   rotateKey(@Op() whoever: Operator, @Param('id') id: string, @Param('keyId') keyId: string) {
     const tenantId = pathId<TenantId>(id);
+    const apiKeyId = pathId<ApiKeyId>(keyId);
     const operator = whoever.about(tenantId);
-    return this.database.transaction(operator.scope, async (tx) => {
-      const { key: after, secret } = await this.keys.rotate(tx, tenantId, pathId(keyId));
+    return this.changeKey(operator, apiKeyId, async (tx) => {
+      const { key: after, secret } = await this.keys.rotate(tx, tenantId, apiKeyId);
       await this.auditLog.record(tx, operator.audit('rotate', 'api-key', { after }));
       return shownOnce(after, secret);
     });
+  }
+
+  private async changeKey<T>(
+    operator: Operator,
+    keyId: ApiKeyId,
+    work: Parameters<typeof this.database.transaction<T>>[1],
+  ): Promise<T> {
+    const result = await this.database.transaction(operator.scope, work);
+    this.authenticator.forget(keyId);
+    return result;
   }
 }
 

@@ -29,10 +29,11 @@ export class FreshCache<V extends object | null> {
     this.entries = new LRUCache({ max });
   }
 
-  get(key: string, load: () => Promise<V>): V | Promise<V> {
+  /** `maxAgeMs` shorter than usual: for a caller whom the cached answer would turn away. */
+  get(key: string, load: () => Promise<V>, maxAgeMs = FRESH_MS): V | Promise<V> {
     const entry = this.entries.get(key);
     const now = this.now();
-    if (entry && (now - entry.loadedAt < FRESH_MS || now < entry.retryAt)) return entry.value;
+    if (entry && (now - entry.loadedAt < maxAgeMs || now < entry.retryAt)) return entry.value;
     const running = this.loading.get(key);
     if (running) return running;
     const promise = load()

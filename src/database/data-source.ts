@@ -46,7 +46,7 @@ export function migrationDataSource(url: string, entities: DataSourceOptions['en
     synchronize: false,
     applicationName: 'parley-migrations',
     poolSize: 1,
-    extra: { connectionTimeoutMillis: 5_000 },
+    extra: { pipeline: true, connectionTimeoutMillis: 5_000 },
   });
 }
 

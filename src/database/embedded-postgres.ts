@@ -610,7 +610,8 @@ function failure(what: string, output: string, dataDir: string): EmbeddedPostgre
   const telling = PASSES.exec(output)
     ? lines.find((line) => PASSES.test(line))
     : (lines.find((line) => /\b(FATAL|PANIC|error):/i.test(line)) ?? lines.at(-1));
-  return new EmbeddedPostgresError(`${what}: ${telling ?? 'no reason given'}`);
+  const reason = telling?.replace(/^.*?(?=FATAL|PANIC)/, '').replace(/\s+/g, ' ');
+  return new EmbeddedPostgresError(`${what}: ${reason ?? 'no reason given'}`);
 }
 
 function diskFull(dataDir: string): DiskFullError {

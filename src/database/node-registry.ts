@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { Injectable, type OnApplicationShutdown } from '@nestjs/common';
+import { Injectable, type BeforeApplicationShutdown } from '@nestjs/common';
 import { AppError, IdGenerator, MAX_NODE_SLOT } from '../common';
 import { Database } from './database';
 import { platformScope } from './scope';
@@ -15,7 +15,7 @@ const HEARTBEAT_MS = 2_000;
  * for the one that died.
  */
 @Injectable()
-export class NodeRegistry implements OnApplicationShutdown {
+export class NodeRegistry implements BeforeApplicationShutdown {
   readonly incarnation = BigInt(`0x${randomBytes(8).toString('hex')}`) & 0x7fff_ffff_ffff_ffffn;
   private timer: NodeJS.Timeout | undefined;
   private slot = -1;
@@ -42,7 +42,7 @@ export class NodeRegistry implements OnApplicationShutdown {
     return now - this.lastBeat < NODE_LEASE_MS && now - this.freshSince >= NODE_LEASE_MS;
   }
 
-  async onApplicationShutdown(): Promise<void> {
+  async beforeApplicationShutdown(): Promise<void> {
     clearInterval(this.timer);
     await this.database.one(platformScope(), releaseSlot(this.incarnation)).catch(() => undefined);
   }

@@ -34,6 +34,8 @@ export class SseStream {
       connection: 'keep-alive',
       'x-accel-buffering': 'no', // nginx would hold the pieces back
     });
+    // A reader whose next piece is a minute away should know now that it was let in.
+    response.flushHeaders();
     response.on('drain', () => {
       this.blocked = false;
       this.pump();

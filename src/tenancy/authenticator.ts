@@ -1,5 +1,5 @@
 import { BlockList, isIP } from 'node:net';
-import { Injectable, Logger, type OnApplicationShutdown } from '@nestjs/common';
+import { Injectable, Logger, type BeforeApplicationShutdown } from '@nestjs/common';
 import {
   AppError,
   asId,
@@ -27,6 +27,8 @@ export interface Credentials {
 
 const MAX_USER_ID_CHARS = 128;
 const LAST_USED_FLUSH_MS = 10_000;
+/** So that guessing at one key's secret costs twenty look-ups a second, however many guess. */
+const MISMATCH_FRESH_MS = 50;
 const MAX_CACHED_KEYS = 10_000;
 const ALL_SCOPES: ReadonlySet<Scope> = new Set(SCOPES);
 /** No tenant has it: with the root key and no tenant named, nothing tenant-owned is found. */
@@ -34,7 +36,7 @@ export const NO_TENANT = '0' as TenantId;
 
 /** Turns credentials into a Principal. The HTTP guard and every WebSocket handshake ask the same one. */
 @Injectable()
-export class Authenticator implements OnApplicationShutdown {
+export class Authenticator implements BeforeApplicationShutdown {
   private readonly logger = new Logger(Authenticator.name);
   private readonly keys = new FreshCache<StoredKey | null>(MAX_CACHED_KEYS);
   private readonly tenants = new FreshCache<{ active: boolean } | null>(MAX_CACHED_KEYS);
@@ -64,6 +66,11 @@ export class Authenticator implements OnApplicationShutdown {
       : this.tenantPrincipal(key, tenant, userId, credentials.address);
   }
 
+  /** After a change of a key made here: this node knows it at once, the others within a second. */
+  forget(keyId: ApiKeyId): void {
+    this.keys.delete(keyId);
+  }
+
   private async tenantPrincipal(
     key: string,
     tenant: string | undefined,
@@ -71,7 +78,13 @@ export class Authenticator implements OnApplicationShutdown {
     address: string,
   ): Promise<Principal> {
     const parts = parseApiKey(key);
-    const stored = parts && (await this.keys.get(parts.id, () => this.repository.find(parts.id)));
+    if (!parts) throw new AppError('UNAUTHENTICATED');
+    const find = (): Promise<StoredKey | null> => this.repository.find(parts.id);
+    let stored = await this.keys.get(parts.id, find);
+    // A secret that does not fit may be newer than what is cached: the key was rotated a moment ago.
+    if (stored && !secretMatches(parts.secret, stored.secretHash)) {
+      stored = await this.keys.get(parts.id, find, MISMATCH_FRESH_MS);
+    }
     if (!stored || !secretMatches(parts.secret, stored.secretHash)) throw new AppError('UNAUTHENTICATED');
     const now = Date.now();
     if (stored.revoked || stored.expiresAt <= now) throw new AppError('UNAUTHENTICATED');
@@ -112,7 +125,7 @@ export class Authenticator implements OnApplicationShutdown {
     }
   }
 
-  async onApplicationShutdown(): Promise<void> {
+  async beforeApplicationShutdown(): Promise<void> {
     clearInterval(this.timer);
     await this.flushLastUsed();
   }

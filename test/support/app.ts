@@ -200,7 +200,10 @@ function open(
         ...headers,
       },
     });
-    outgoing.once('response', resolve).once('error', reject).end(payload);
+    outgoing
+      .once('response', resolve)
+      .once('error', reject)
+      .end(payload === undefined ? undefined : Buffer.from(payload));
   });
 }
 

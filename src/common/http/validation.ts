@@ -6,9 +6,9 @@ function flatten(errors: readonly ValidationError[], path = ''): FieldError[] {
     const field = path ? `${path}.${error.property}` : error.property;
     const own = Object.values(error.constraints ?? {}).map((message) => ({
       field,
-      message: message
-        .replace(`${error.property} `, '')
-        .replace(/^property .* should not exist$/, 'is not a known field'),
+      message: / should not exist$/.test(message)
+        ? 'is not a known field'
+        : message.replace(`${error.property} `, ''),
     }));
     return [...own, ...flatten(error.children ?? [], field)];
   });

@@ -1,0 +1,290 @@
+import { randomUUID } from 'node:crypto';
+import type { DataSource } from 'typeorm';
+import { entities } from '../../src/app';
+import { AssistantsRepository } from '../../src/assistants';
+import {
+  IdGenerator,
+  type AssistantVersionId,
+  type DialogueId,
+  type MessageId,
+  type ModelServiceId,
+  type TenantId,
+} from '../../src/common';
+import {
+  applicationDataSource,
+  Database,
+  migrationDataSource,
+  platformScope,
+  tenantScope,
+  type Scope,
+} from '../../src/database';
+import { DialoguesRepository } from '../../src/messages';
+import { ModelServicesRepository, SecretBox } from '../../src/model-services';
+import { bootApp, says, type TestApp, type TestTenant } from '../support/app';
+import { freshDatabase, query } from '../support/database';
+
+let app: TestApp;
+let acme: TestTenant;
+let rival: TestTenant;
+let dialogueId: DialogueId;
+let replyId: MessageId;
+
+beforeAll(async () => {
+  app = await bootApp();
+  [acme, rival] = await Promise.all([app.tenant(), app.tenant()]);
+  const client = await acme.send(says('secret'));
+  await client.end();
+  dialogueId = client.record.id as DialogueId;
+  replyId = client.last.messageId as MessageId;
+});
+afterAll(() => app.close());
+
+/** Every table that holds a tenant's things. */
+async function tenantTables(): Promise<string[]> {
+  const rows = await query<{ table_name: string }>(
+    app.databaseUrl,
+    `select table_name from information_schema.columns where table_schema = 'public' and column_name = 'tenant_id'`,
+  );
+  return rows.map((row) => row.table_name);
+}
+
+/** A pool whose first wall is down: the repositories' WHERE clauses are not asked, bare SQL is. */
+async function withPool<T>(
+  work: (database: Database, source: DataSource) => Promise<T>,
+  url = app.databaseUrl,
+): Promise<T> {
+  const source = await applicationDataSource({ url, poolSize: 2, entities }).initialize();
+  try {
+    return await work(new Database(source), source);
+  } finally {
+    await source.destroy();
+  }
+}
+
+const count = (database: Database, scope: Scope, table: string) =>
+  database.one(scope, {
+    name: `count-${table}-${randomUUID()}`,
+    text: `select count(*) as n, count(*) filter (where tenant_id = ${acme.id}) as acme from ${table}`,
+    values: [],
+    map: ([row]) => ({ all: Number(row!.n), acme: Number(row!.acme) }),
+  });
+
+describe('the wall of row-level security, with no WHERE clause in front of it', () => {
+  it('is on, and forced, for every table', async () => {
+    const open = await query(
+      app.databaseUrl,
+      `select relname from pg_class where relkind in ('r', 'p') and relnamespace = 'public'::regnamespace
+       and relname <> 'migrations' and not (relrowsecurity and relforcerowsecurity)`,
+    );
+    expect(open).toEqual([]);
+  });
+
+  it('cannot be bypassed by the application role', async () => {
+    const role = await query(
+      app.databaseUrl,
+      `select rolsuper, rolbypassrls, rolcanlogin from pg_roles where rolname = 'parley_app'`,
+    );
+    expect(role).toEqual([{ rolsuper: false, rolbypassrls: false, rolcanlogin: false }]);
+    await withPool(async (database) => {
+      const who = await database.one(tenantScope(rival.id as TenantId), {
+        name: 'who',
+        text: 'select current_user as u',
+        values: [],
+        map: ([row]) => row!.u,
+      });
+      expect(who).toBe('parley_app');
+    });
+  });
+
+  it("shows the rival none of acme's rows in any table, and nothing at all without a scope", async () => {
+    await withPool(async (database) => {
+      for (const table of await tenantTables()) {
+        expect([table, (await count(database, tenantScope(rival.id as TenantId), table)).acme]).toEqual([
+          table,
+          0,
+        ]);
+        expect([table, (await count(database, { tenants: [], platform: false }, table)).all]).toEqual([
+          table,
+          0,
+        ]);
+      }
+    });
+  });
+
+  it('shows the platform nothing of what was said', async () => {
+    await withPool(async (database) => {
+      for (const table of [
+        'dialogues',
+        'dialogue_messages',
+        'reply_checkpoints',
+        'assistants',
+        'assistant_versions',
+      ]) {
+        expect([table, (await count(database, platformScope(), table)).all]).toEqual([table, 0]);
+      }
+    });
+  });
+
+  it('lets nobody write into, move to, or delete from another tenant', async () => {
+    await withPool(async (database) => {
+      const attempt = (text: string) =>
+        database.one(tenantScope(rival.id as TenantId), {
+          name: randomUUID(),
+          text,
+          values: [],
+          map: (rows) => rows.length,
+        });
+      await expect(
+        attempt(`insert into assistants (id, tenant_id, slug, name) values (1, ${acme.id}, 'spy', 'Spy')`),
+      ).rejects.toThrow(/row-level security/);
+      await expect(attempt(`update assistants set tenant_id = ${acme.id} returning 1`)).rejects.toThrow(
+        /row-level security/,
+      );
+      expect(
+        await attempt(`update dialogue_messages set content = '' where tenant_id = ${acme.id} returning 1`),
+      ).toBe(0);
+      expect(await attempt(`delete from dialogues where id = ${dialogueId} returning 1`)).toBe(0);
+      expect(
+        await attempt(`update tenants set name = 'x' where id = ${rival.id} returning 1`).catch(() => 0),
+      ).toBe(0);
+    });
+  });
+
+  it('forgets a scope with its transaction', async () => {
+    await withPool(async (database, source) => {
+      await count(database, tenantScope(acme.id as TenantId), 'dialogues');
+      const rows: { n: string }[] = await source.query('select count(*) as n from dialogues');
+      expect(rows).toEqual([{ n: '0' }]);
+    });
+  });
+});
+
+describe('the wall of the repositories, with row-level security down', () => {
+  it("finds nothing of acme's for the rival", async () => {
+    const copy = await freshDatabase();
+    try {
+      // The same rows in a database whose policies let everything through.
+      const tables = ['tenants', ...(await tenantTables())];
+      for (const table of tables) await query(copy.url, `alter table ${table} disable row level security`);
+      for (const table of [
+        'tenants',
+        'model_providers',
+        'model_services',
+        'assistants',
+        'assistant_versions',
+        'dialogues',
+        'dialogue_messages',
+      ]) {
+        const rows = await query(app.databaseUrl, `select * from ${table}`);
+        await query(
+          copy.url,
+          `set session_replication_role = replica; insert into ${table} select * from jsonb_populate_recordset(null::${table}, '${JSON.stringify(rows).replaceAll("'", "''")}')`,
+        );
+      }
+      await withPool(async (database) => {
+        const me = rival.id as TenantId;
+        const ids = new IdGenerator();
+        const dialogues = new DialoguesRepository(database);
+        const services = new ModelServicesRepository(
+          database,
+          ids,
+          new SecretBox('secret-of-the-tests-0123456789abcdef'),
+        );
+        const assistants = new AssistantsRepository(database, ids);
+        expect(await dialogues.findDialogue(acme.id as TenantId, dialogueId)).not.toBeNull();
+        expect(await dialogues.findDialogue(me, dialogueId)).toBeNull();
+        expect(await dialogues.findReply(me, replyId)).toBeNull();
+        expect(
+          await dialogues.listMessages(me, dialogueId, {
+            orderBy: 'id',
+            descending: false,
+            offset: 0,
+            limit: 10,
+          }),
+        ).toBeNull();
+        expect(
+          (
+            await dialogues.listDialogues(me, {
+              orderBy: 'createdAt',
+              descending: false,
+              offset: 0,
+              limit: 10,
+            })
+          ).total,
+        ).toBe(0);
+        expect(await dialogues.close(me, dialogueId)).toBeNull();
+        expect(await dialogues.checkpointed(me, replyId)).toEqual({ content: '', reasoning: '' });
+        expect(await services.resolve(me, acme.serviceId as ModelServiceId)).toBeNull();
+        expect(
+          (
+            await services.listUsable(me, { orderBy: 'name', descending: false, offset: 0, limit: 10 })
+          ).rows.map(({ id }) => id),
+        ).toEqual([rival.serviceId]);
+        expect(await assistants.findVersion(me, acme.versionId as AssistantVersionId)).toBeNull();
+        const draft = {
+          tenantId: me,
+          newDialogueId: ids.next<DialogueId>(),
+          rootId: ids.next<MessageId>(),
+          messageId: ids.next<MessageId>(),
+          replyId: ids.next<MessageId>(),
+          dialogueId,
+          parentId: null,
+          content: 'x',
+          name: 'x',
+          userId: 'u',
+          createdBy: 'k',
+          keyId: null,
+          assistantId: null,
+          versionId: null,
+          modelServiceId: rival.serviceId as ModelServiceId,
+          incarnation: 1n,
+          idempotency: null,
+          maxHistoryChars: 1000,
+        };
+        expect(await dialogues.storeTurn(draft)).toEqual({ outcome: 'no-dialogue' });
+        await database.transaction(tenantScope(me), async (tx) => {
+          await expect(assistants.get(tx, me, acme.assistantId as never)).rejects.toMatchObject({
+            code: 'NOT_FOUND',
+          });
+        });
+      }, copy.url);
+    } finally {
+      await copy.drop();
+    }
+  });
+});
+
+it('has entities that agree with what the migrations make', async () => {
+  const source = await migrationDataSource(app.databaseUrl, entities).initialize();
+  try {
+    const { upQueries } = await source.driver.createSchemaBuilder().log();
+    expect(
+      upQueries
+        .map((statement) => statement.query)
+        .filter((sql) => /add column|drop column|alter column|create table/i.test(sql)),
+    ).toEqual([]);
+  } finally {
+    await source.destroy();
+  }
+});
+
+it('can be taken down and built again by its migrations', async () => {
+  const database = await freshDatabase();
+  try {
+    const source = await migrationDataSource(database.url).initialize();
+    try {
+      await source.undoLastMigration();
+      expect(
+        await query(
+          database.url,
+          `select 1 from information_schema.tables where table_schema = 'public' and table_name <> 'migrations'`,
+        ),
+      ).toEqual([]);
+      expect(await source.runMigrations()).toHaveLength(1);
+    } finally {
+      await source.destroy();
+    }
+  } finally {
+    await database.drop();
+  }
+});
