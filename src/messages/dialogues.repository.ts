@@ -15,7 +15,6 @@ import type { Dialogue, DialogueMessage, OrphanedReply, TurnDraft, TurnOutcome }
 import {
   claimKey,
   closeDialogue,
-  createDialogue,
   lockDialogue,
   orphanedReplies,
   pruneKeys,
@@ -23,6 +22,7 @@ import {
   readKey,
   readParent,
   releaseKey,
+  storeFirstTurn,
   storeTurn,
 } from './turn-statements';
 
@@ -70,8 +70,7 @@ export class DialoguesRepository {
     if (keyed) add(claimKey(draft));
     const found = draft.dialogueId ? add(lockDialogue(draft)) : () => true;
     const parent = draft.dialogueId ? add(readParent(draft)) : () => 'free' as const;
-    if (!draft.dialogueId) add(createDialogue(draft));
-    const stored = add(storeTurn(draft));
+    const stored = draft.dialogueId ? add(storeTurn(draft)) : add(storeFirstTurn(draft));
     const branch = draft.dialogueId
       ? add(readBranch(draft))
       : () => [{ role: 'user' as const, content: draft.content }];

@@ -48,17 +48,31 @@ export const readKey = (draft: TurnDraft): Statement<{ replyId: MessageId; reque
     row ? { replyId: row.message_id as MessageId, requestHash: row.request_hash as string } : null,
 });
 
-const OURS = `($1::text is null or exists (
-  select 1 from idempotency_keys where tenant_id = $2 and key = $1 and message_id = $3))`;
-
-/** A new dialogue with its root. */
-export const createDialogue = (draft: TurnDraft): Statement<void> => ({
-  name: 'turn-create-dialogue',
+/**
+ * A new dialogue, its root, the user's message and the empty reply, in one statement that reads nothing back but the
+ * time: this is what stands between a client and its first event. Null when somebody else holds the key.
+ */
+export const storeFirstTurn = (
+  draft: TurnDraft,
+): Statement<{ dialogue: Dialogue; message: DialogueMessage } | null> => ({
+  name: 'turn-store-first',
   text: `with d as (
       insert into dialogues (id, tenant_id, user_id, assistant_id, version_id, model_service_id, name, created_by, updated_by)
-      select $4, $2, $5, $6, $7, $8, $9, $10, $10 where ${OURS} returning id)
-    insert into dialogue_messages (id, tenant_id, dialogue_id, role, content, status, user_id, created_by)
-    select $11, $2, d.id, 'system', '', 'finished', $5, $10 from d`,
+      select $4, $2, $5, $6, $7, $8, $9, $10, $10
+      where $1::text is null or exists (
+        select 1 from idempotency_keys where tenant_id = $2 and key = $1 and message_id = $3)
+      returning id, created_at),
+    messages as (
+      insert into dialogue_messages (id, tenant_id, dialogue_id, parent_id, role, content, status, user_id, created_by, model_service_id)
+      select m.id, $2, d.id, m.parent_id, m.role, m.content, m.status, $5, $10, m.model_service_id
+      from d cross join (values
+        ($11::bigint, null::bigint, 'system', '', 'finished', null::bigint),
+        ($12, $11, 'user', $13, 'finished', null),
+        ($3, $12, 'assistant', '', 'streaming', $8)) as m(id, parent_id, role, content, status, model_service_id)),
+    progress as (
+      insert into replies_in_progress (message_id, tenant_id, dialogue_id, incarnation, key_id)
+      select $3, $2, d.id, $14, $15 from d)
+    select created_at from d`,
   values: [
     draft.idempotency?.key ?? null,
     draft.tenantId,
@@ -71,9 +85,54 @@ export const createDialogue = (draft: TurnDraft): Statement<void> => ({
     draft.name,
     draft.createdBy,
     draft.rootId,
+    draft.messageId,
+    draft.content,
+    draft.incarnation.toString(),
+    draft.keyId,
   ],
-  map: () => undefined,
+  map: ([row]) => (row ? firstTurn(draft, row.created_at as Date) : null),
 });
+
+/** The records as they were just stored. */
+function firstTurn(draft: TurnDraft, createdAt: Date): { dialogue: Dialogue; message: DialogueMessage } {
+  const { tenantId, userId, createdBy } = draft;
+  return {
+    dialogue: {
+      id: draft.newDialogueId,
+      tenantId,
+      userId,
+      assistantId: draft.assistantId,
+      versionId: draft.versionId,
+      modelServiceId: draft.modelServiceId,
+      name: draft.name,
+      closed: false,
+      totalTokens: 0,
+      credits: 0,
+      createdBy,
+      updatedBy: createdBy,
+      createdAt,
+      updatedAt: createdAt,
+    },
+    message: {
+      id: draft.messageId,
+      dialogueId: draft.newDialogueId,
+      parentId: draft.rootId,
+      role: 'user',
+      content: draft.content,
+      reasoning: '',
+      status: 'finished',
+      userId,
+      createdBy,
+      modelServiceId: null,
+      promptTokens: 0,
+      completionTokens: 0,
+      totalTokens: 0,
+      credits: 0,
+      error: null,
+      createdAt,
+    },
+  };
+}
 
 /** One turn at a time in a dialogue: two that answer the same newest message must not both see it free. */
 export const lockDialogue = (draft: TurnDraft): Statement<boolean> => ({
@@ -129,7 +188,7 @@ export const storeTurn = (
     from message, dialogue`,
   values: [
     draft.tenantId,
-    draft.dialogueId ?? draft.newDialogueId,
+    draft.dialogueId,
     draft.parentId,
     draft.messageId,
     draft.replyId,
