@@ -126,19 +126,23 @@ export async function startParley({ upstream, model, profileDir }) {
   const dataDir = mkdtempSync(join(tmpdir(), 'parley-bench-'));
   chmodSync(dataDir, 0o755); // started by root, Postgres runs as somebody else
   const flags = profileDir ? ['--cpu-prof', `--cpu-prof-dir=${profileDir}`] : [];
-  const child = spawn(process.execPath, [...flags, join(here, '..', 'dist', 'src', 'main.js')], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: {
-      PATH: process.env.PATH,
-      HOST: '127.0.0.1',
-      PORT: '0',
-      PARLEY_DATA_DIR: dataDir,
-      OPENAI_BASE_URL: `${upstream}/v1`,
-      OPENAI_API_KEY: 'sk-bench',
-      OPENAI_MODEL: model,
-      LOG_LEVEL: 'warn',
+  const child = spawn(
+    process.execPath,
+    ['--max-semi-space-size=16', ...flags, join(here, '..', 'dist', 'src', 'main.js')],
+    {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: {
+        PATH: process.env.PATH,
+        HOST: '127.0.0.1',
+        PORT: '0',
+        PARLEY_DATA_DIR: dataDir,
+        OPENAI_BASE_URL: `${upstream}/v1`,
+        OPENAI_API_KEY: 'sk-bench',
+        OPENAI_MODEL: model,
+        LOG_LEVEL: 'warn',
+      },
     },
-  });
+  );
   const stop = async () => {
     running.delete(stop);
     await end(child, 'SIGTERM', 30_000);

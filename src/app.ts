@@ -1,14 +1,16 @@
 import type { AddressInfo } from 'node:net';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import type { FastifyInstance } from 'fastify';
 import type { DataSourceOptions } from 'typeorm';
 import { AppModule, type Foundations } from './app.module';
 import { assistantEntities } from './assistants';
+import { answerPreflights } from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
-import { createLogger, PinoLogger } from './observability';
+import { createLogger, PinoLogger, Readiness } from './observability';
 import { tenancyEntities } from './tenancy';
 
 export const entities: DataSourceOptions['entities'] = [
@@ -52,6 +54,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
     // A published sample of the assistant platform writes //api/…
     routerOptions: { ignoreDuplicateSlashes: true, maxParamLength: 512 },
   });
+  answerPreflights(adapter.getInstance<FastifyInstance>());
   const routes: RegisteredRoute[] = [];
   adapter.getInstance().addHook('onRoute', ({ method, url }) => {
     for (const one of [method].flat()) routes.push({ method: one, url });
@@ -75,5 +78,9 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   const { port } = nest.getHttpServer().address() as AddressInfo;
   const host = env.HOST === '0.0.0.0' || env.HOST === '::' ? 'localhost' : env.HOST;
   const url = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
-  return { nest, routes, url, close: () => nest.close() };
+  const close = (): Promise<void> => {
+    nest.get(Readiness).stopping = true;
+    return nest.close();
+  };
+  return { nest, routes, url, close };
 }

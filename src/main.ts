@@ -2,13 +2,15 @@ import 'reflect-metadata';
 import { startApp, type App } from './app';
 import { Config, ConfigError } from './config';
 import { migrate } from './database';
-import { EmbeddedPostgres } from './database/embedded-postgres';
+import { EmbeddedPostgres, EmbeddedPostgresError } from './database/embedded-postgres';
 import { greeting, Quickstart } from './quickstart';
 import { loadSecrets } from './secrets';
 
+const SAME_STOP_MS = 1_000;
+
 /** Start-up failures that an operator can mend are told in one line; anything else is a defect and shows its stack. */
 function explain(error: unknown, config: Config | undefined): string {
-  const { code, name, message, stack } = error as NodeJS.ErrnoException;
+  const { code, message, stack } = error as NodeJS.ErrnoException;
   if (code === 'EADDRINUSE')
     return `port ${config?.env.PORT} is already in use: stop what holds it, or set PORT`;
   if (code === 'EADDRNOTAVAIL') return `HOST ${config?.env.HOST} is not an address of this machine`;
@@ -17,7 +19,7 @@ function explain(error: unknown, config: Config | undefined): string {
   if (code === 'EACCES' || code === 'EROFS' || code === 'EPERM' || code === 'ENOTDIR') {
     return `the data directory ${config?.dataDir} is not writable: mend its permissions, or set PARLEY_DATA_DIR`;
   }
-  if (error instanceof ConfigError || /Postgres|DataDirectory/.test(name)) return message;
+  if (error instanceof ConfigError || error instanceof EmbeddedPostgresError) return message;
   return stack ?? message;
 }
 
@@ -35,11 +37,15 @@ async function main(): Promise<void> {
         await postgres?.stop();
       }
     })());
+  let stoppedAt = 0;
   const onSignal = (signal: string): void => {
     if (stopping) {
-      // The second time somebody means it: no more waiting for replies. Postgres recovers by itself.
-      process.exit(130);
+      // The same Ctrl-C can arrive twice, by the terminal and by npm. A later one means it: no more waiting for
+      // replies; Postgres recovers by itself.
+      if (Date.now() - stoppedAt > SAME_STOP_MS) process.exit(130);
+      return;
     }
+    stoppedAt = Date.now();
     if (app) process.stderr.write(`\n${signal}: stopping\n`);
     void stop().then(
       () => process.exit(0),
@@ -51,7 +57,9 @@ async function main(): Promise<void> {
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => onSignal(signal));
   // `npm start` holds the other end: killed, it must not leave a server behind.
-  process.on('disconnect', () => onSignal('npm start is gone'));
+  process.on('disconnect', () => {
+    if (!stopping) onSignal('npm start is gone');
+  });
 
   try {
     config = Config.load();

@@ -89,7 +89,7 @@ export class CreateTenant {
   @Present()
   @IsArray()
   @ArrayMaxSize(100)
-  @Matches(/^https?:\/\/[^\s/?#]+$/, {
+  @Matches(/^https?:\/\/[\x21-\x7e]{1,300}$/, {
     each: true,
     message: '$property must hold origins such as https://app.example',
   })

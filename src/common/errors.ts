@@ -8,8 +8,8 @@ export const ERRORS = {
   TENANT_NOT_PERMITTED: { status: 401, message: 'This key may not use that tenant.' },
   TENANT_SUSPENDED: { status: 401, message: 'This tenant is suspended.' },
   FORBIDDEN: { status: 403, message: 'This key does not have the scope for that.' },
+  ORIGIN_NOT_ALLOWED: { status: 403, message: 'This tenant lets no page of that origin in.' },
   NOT_FOUND: { status: 404, message: 'No such thing in this tenant.' },
-  METHOD_NOT_ALLOWED: { status: 405, message: 'This path does not know that method.' },
   CONFLICT: { status: 409, message: 'That conflicts with what is there.' },
   REPLY_IN_PROGRESS: {
     status: 409,

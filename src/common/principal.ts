@@ -12,4 +12,6 @@ export interface Principal {
   readonly scopes: ReadonlySet<Scope>;
   /** The tenant's own id of the end user; the key's id when nobody is named. */
   readonly userId: string;
+  /** Browser origins whose pages may call; empty: any. */
+  readonly allowedOrigins: readonly string[];
 }

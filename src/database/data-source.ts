@@ -67,6 +67,13 @@ export async function migrate(url: string): Promise<string[]> {
     const source = await migrationDataSource(url).initialize();
     try {
       return (await source.runMigrations()).map((migration) => migration.name);
+    } catch (error) {
+      // What this user may not do (42501) is the operator's to mend; anything else is ours.
+      if ((error as { code?: string }).code !== '42501') throw error;
+      throw new ConfigError(
+        `DATABASE_URL: its user may not migrate the schema: ${(error as Error).message}`,
+        { cause: error },
+      );
     } finally {
       await source.destroy();
     }

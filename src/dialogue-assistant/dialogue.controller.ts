@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { OutgoingHttpHeaders } from 'node:http';
 import {
   Body,
   Controller,
@@ -36,6 +37,8 @@ import { firstEvent, replyFormat } from './reply-events';
 import { DialogueListQuery, ListQuery, MAX_CONTENT_CHARS, SendMessage } from './requests';
 import { SseStream } from './sse-stream';
 
+/** A provider that keeps refusing for rate was already asked three times: a client should leave it alone for a while. */
+const PROVIDER_RATE_RETRY_SECONDS = 10;
 const MAX_IDEMPOTENCY_KEY_CHARS = 255;
 
 const DIALOGUES = {
@@ -195,7 +198,11 @@ export class DialogueController {
     const cursor = await this.replies.read(dialogue.tenantId, replyId, after ?? 0, () => pump());
     if (!cursor) throw new AppError('NOT_FOUND');
     reply.hijack();
-    const stream = new SseStream(reply.raw, replyFormat(dialogue.id, replyId));
+    const stream = new SseStream(
+      reply.raw,
+      replyFormat(dialogue.id, replyId),
+      reply.getHeaders() as OutgoingHttpHeaders,
+    );
     ({ pump } = stream);
     if (after === null) stream.event(firstEvent(replyId, dialogue, message));
     stream.attach(cursor);
@@ -213,7 +220,10 @@ export class DialogueController {
       message: replyRecord(stored.reply),
     };
     if (!error) void reply.send(success(data));
-    else void reply.status(error.code).send({ code: error.code, msg: error.message, data });
+    else {
+      if (error.code === 429) void reply.header('retry-after', PROVIDER_RATE_RETRY_SECONDS);
+      void reply.status(error.code).send({ code: error.code, msg: error.message, data });
+    }
   }
 
   private async ended(

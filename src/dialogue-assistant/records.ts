@@ -28,7 +28,8 @@ export function dialogueRow(dialogue: Dialogue) {
 
 /** The first event of a stream: the dialogue and the user's message. */
 export function dialogueRecord(dialogue: Dialogue, message: DialogueMessage) {
-  const { closeSse, ...row } = dialogueRow(dialogue);
+  // The name is in the lists; the published record has none.
+  const { closeSse, name: _, ...row } = dialogueRow(dialogue);
   return {
     ...row,
     realEventSource: {},

@@ -1,4 +1,4 @@
-import type { ServerResponse } from 'node:http';
+import type { OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { MessageId } from '../common';
 import type { StreamBatch, StreamCursor } from '../realtime';
 
@@ -27,8 +27,10 @@ export class SseStream {
   constructor(
     private readonly response: ServerResponse,
     private readonly format: BatchFormat,
+    headers: OutgoingHttpHeaders = {},
   ) {
     response.writeHead(200, {
+      ...headers,
       'content-type': 'text/event-stream; charset=utf-8',
       'cache-control': 'no-cache, no-transform',
       connection: 'keep-alive',

@@ -4,6 +4,7 @@ import type { FastifyReply } from 'fastify';
 import { Public } from '../common/http';
 import { Database } from '../database';
 import { Metrics } from './metrics';
+import { Readiness } from './readiness';
 
 @ApiTags('operations')
 @Controller()
@@ -11,6 +12,7 @@ export class HealthController {
   constructor(
     private readonly database: Database,
     private readonly metrics: Metrics,
+    private readonly readiness: Readiness,
   ) {}
 
   @Public()
@@ -22,10 +24,13 @@ export class HealthController {
 
   @Public()
   @Get('health/ready')
-  @ApiOperation({ summary: 'The process can serve: its database answers; 503 when not' })
+  @ApiOperation({
+    summary: 'The process can serve: its database answers and it is not stopping; 503 when not',
+  })
   async ready(@Res() reply: FastifyReply): Promise<void> {
     const database = await this.database.healthy();
-    await reply.status(database ? 200 : 503).send({ status: database ? 'ok' : 'unavailable', database });
+    const ready = database && !this.readiness.stopping;
+    await reply.status(ready ? 200 : 503).send({ status: ready ? 'ok' : 'unavailable', database });
   }
 
   /** No scope is named: the root key alone. */

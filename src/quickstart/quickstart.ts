@@ -2,7 +2,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Injectable } from '@nestjs/common';
 import { AssistantsRepository } from '../assistants';
-import type { ApiKeyId, AssistantVersionId, ModelServiceId, ProviderId, TenantId } from '../common';
+import type { ApiKeyId, AssistantVersionId, ModelServiceId, TenantId } from '../common';
 import { Config } from '../config';
 import { Database, platformScope } from '../database';
 import { ModelProvidersRepository, ModelServicesRepository } from '../model-services';

@@ -45,6 +45,7 @@ export interface StoredKey {
   readonly allowedAddresses: readonly string[];
   readonly revoked: boolean;
   readonly tenantActive: boolean;
+  readonly allowedOrigins: readonly string[];
 }
 
 @Injectable()
@@ -126,7 +127,7 @@ export class ApiKeysRepository {
 const findKey = (id: ApiKeyId): Statement<StoredKey | null> => ({
   name: 'api-key-find',
   text: `select k.tenant_id, k.name, k.secret_hash, k.scopes, k.expires_at, k.allowed_addresses,
-           k.revoked_at is not null as revoked, t.status = 'active' as tenant_active
+           k.revoked_at is not null as revoked, t.status = 'active' as tenant_active, t.allowed_origins
          from api_keys k join tenants t on t.id = k.tenant_id where k.id = $1`,
   values: [id],
   map: ([row]) =>
@@ -140,6 +141,7 @@ const findKey = (id: ApiKeyId): Statement<StoredKey | null> => ({
           allowedAddresses: row.allowed_addresses as string[],
           revoked: row.revoked as boolean,
           tenantActive: row.tenant_active as boolean,
+          allowedOrigins: row.allowed_origins as string[],
         }
       : null,
 });

@@ -1,7 +1,7 @@
 import { Injectable, type CanActivate, type ExecutionContext } from '@nestjs/common';
 import { Reflector } from '@nestjs/core';
-import type { FastifyRequest } from 'fastify';
-import { AppError, type Scope } from '../common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { AppError, type Principal, type Scope } from '../common';
 import { PUBLIC, SCOPES_REQUIRED } from '../common/http';
 import { Authenticator, type Credentials } from './authenticator';
 
@@ -21,6 +21,7 @@ export class AuthGuard implements CanActivate {
       return true;
     const principal = await this.authenticator.authenticate(credentials);
     request.principal = principal;
+    admitOrigin(request.headers.origin, principal, context.switchToHttp().getResponse<FastifyReply>());
     if (this.reflector.getAllAndOverride<boolean>(PUBLIC, targets)) return true;
     const scopes = this.reflector.getAllAndOverride<Scope[] | undefined>(SCOPES_REQUIRED, targets) ?? [];
     if (!principal.scopes.has('platform') && !scopes.some((scope) => principal.scopes.has(scope))) {
@@ -28,6 +29,13 @@ export class AuthGuard implements CanActivate {
     }
     return true;
   }
+}
+
+/** The tenant's allow-list of browser origins. Access rests on the key; the list keeps foreign pages from using one they got hold of. */
+function admitOrigin(origin: string | undefined, { allowedOrigins }: Principal, reply: FastifyReply): void {
+  if (origin === undefined) return;
+  if (allowedOrigins.length > 0 && !allowedOrigins.includes(origin)) throw new AppError('ORIGIN_NOT_ALLOWED');
+  void reply.header('access-control-allow-origin', origin).header('vary', 'origin');
 }
 
 /** `x-api-key`, else `Authorization`; `tenant-id`; `user-id`. */

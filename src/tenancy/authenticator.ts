@@ -98,6 +98,7 @@ export class Authenticator implements BeforeApplicationShutdown {
       keyName: stored.name,
       scopes: stored.scopes,
       userId: userId ?? parts.id,
+      allowedOrigins: stored.allowedOrigins,
     };
   }
 
@@ -110,7 +111,7 @@ export class Authenticator implements BeforeApplicationShutdown {
       if (!found) throw new AppError('TENANT_NOT_PERMITTED');
       tenantId = id;
     }
-    return { tenantId, keyId: null, keyName: 'root', scopes: ALL_SCOPES, userId };
+    return { tenantId, keyId: null, keyName: 'root', scopes: ALL_SCOPES, userId, allowedOrigins: [] };
   }
 
   /** Lazily: a busy key costs one update in ten seconds. A lost flush loses a time stamp, nothing else. */

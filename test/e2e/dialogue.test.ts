@@ -60,7 +60,6 @@ describe('a message and its reply', () => {
       params: {},
       tenantId: acme.id,
       id,
-      name: 'Translate',
       userId: acme.keyId,
       sceneId: acme.versionId,
       manageId: acme.assistantId,

@@ -353,3 +353,56 @@ describe('every route the application registers', () => {
     expect(walked.length).toBeGreaterThan(30);
   });
 });
+
+describe('a page in a browser', () => {
+  const origin = 'https://app.example';
+  const from = (tenant: TestTenant, page: string) =>
+    tenant.get('/api/copywriting/dialogue/list', { origin: page });
+
+  it('of any origin is let in while the tenant names none, and of the named ones alone once it does', async () => {
+    const tenant = await app.tenant();
+    const open = await from(tenant, origin);
+    expect([open.status, open.headers['access-control-allow-origin']]).toEqual([200, origin]);
+    await ask(
+      app.url,
+      'PATCH',
+      `/api/admin/tenants/${tenant.id}`,
+      { allowedOrigins: [origin] },
+      { 'x-api-key': ROOT_KEY },
+    );
+    await eventually(async () => (await from(tenant, 'https://evil.example')).status === 401, 1_500);
+    expect((await from(tenant, origin)).status).toBe(200);
+    const client = await tenant.send(says('hi'), { headers: { origin } });
+    await client.end();
+    expect(client.response.headers['access-control-allow-origin']).toBe(origin);
+    expect((await tenant.get('/copywriting/dialogue/list')).status).toBe(200);
+  });
+
+  it('may ask before it sends', async () => {
+    const answer = await ask(app.url, 'OPTIONS', '/api/copywriting/dialogue/list', undefined, {
+      origin,
+      'access-control-request-method': 'POST',
+    });
+    expect(answer.status).toBe(204);
+    expect(answer.headers['access-control-allow-headers']).toContain('x-api-key');
+  });
+});
+
+it('refuses what the database could not hold: NUL and lone surrogates, wherever they stand', async () => {
+  const root = (body: unknown) => ask(app.url, 'POST', '/api/admin/tenants', body, { 'x-api-key': ROOT_KEY });
+  for (const body of [
+    '{"name":"x","allowedOrigins":["https://a\\u0000b"]}',
+    '{"name":"x","limits":{"a":"\\ud800"}}',
+    '{"name":"x","limits":{"a\\u0000":1}}',
+    '{"name":"x\\u0000"}',
+  ]) {
+    expect([body, (await root(body)).status]).toEqual([body, 400]);
+  }
+  expect((await root('{"name":"x","limits":{"a":"\\\\u0000 is text"}}')).status).toBe(201);
+});
+
+it('refuses a wrong credential on the reference, too', async () => {
+  expect((await ask(app.url, 'GET', '/docs/openapi.json', undefined, { 'x-api-key': 'wrong' })).status).toBe(
+    401,
+  );
+});

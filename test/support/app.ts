@@ -25,7 +25,6 @@ export interface Answer {
   readonly headers: IncomingMessage['headers'];
   readonly text: string;
   // Tests look into answers of many shapes; what they expect of them is their assertion.
-  // eslint-disable-next-line @typescript-eslint/no-explicit-any
   readonly body: any;
 }
 
@@ -209,7 +208,6 @@ function open(
 
 export interface SseEvent {
   readonly id: string;
-  // eslint-disable-next-line @typescript-eslint/no-explicit-any
   readonly data: any;
 }
 

@@ -7,7 +7,6 @@ export class Exchange {
   readonly aborted: Promise<void>;
   constructor(
     readonly headers: IncomingMessage['headers'],
-    // eslint-disable-next-line @typescript-eslint/no-explicit-any
     readonly body: any,
     readonly response: ServerResponse,
     /** 1 for the model's first request, 2 for the second … */

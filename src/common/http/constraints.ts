@@ -39,6 +39,9 @@ export function EmptyIsAbsent(): PropertyDecorator {
   return Transform(({ value }: { value: unknown }) => (value === '' || value === null ? undefined : value));
 }
 
+/** NUL and lone surrogates, as JSON.stringify escapes them; an escaped backslash before the `u` is just text. jsonb holds neither. */
+const UNSTORABLE = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f][0-9a-f]{2})/i;
+
 /** A plain JSON object whose text is at most `maxChars` long and holds no NUL. */
 export function IsJsonObject(maxChars: number, options?: ValidationOptions): PropertyDecorator {
   return ValidateBy(
@@ -48,7 +51,7 @@ export function IsJsonObject(maxChars: number, options?: ValidationOptions): Pro
         validate: (value) => {
           if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
           const text = JSON.stringify(value);
-          return text.length <= maxChars && !text.includes('\\u0000');
+          return text.length <= maxChars && !UNSTORABLE.test(text);
         },
         defaultMessage: () => `$property must be an object of at most ${maxChars} characters as JSON`,
       },

@@ -1,4 +1,5 @@
 export * from './constraints';
 export * from './decorators';
 export * from './error-filter';
+export * from './preflight';
 export * from './validation';

@@ -1,0 +1,26 @@
+import type { FastifyInstance } from 'fastify';
+
+const ALLOWED_HEADERS =
+  'authorization, content-type, idempotency-key, last-event-id, tenant-id, user-id, x-api-key';
+const MAX_AGE_SECONDS = 600;
+
+/**
+ * A browser's question before a request (CORS preflight). It carries no key, so no tenant's list can be asked: every
+ * origin may send the request, and the request itself is refused if its tenant does not let that origin in.
+ */
+export function answerPreflights(server: FastifyInstance): void {
+  server.addHook('onRequest', async (request, reply) => {
+    const { origin, 'access-control-request-method': method } = request.headers;
+    if (request.method !== 'OPTIONS' || origin === undefined || method === undefined) return;
+    await reply
+      .status(204)
+      .headers({
+        'access-control-allow-origin': origin,
+        'access-control-allow-methods': 'GET, POST, PUT, PATCH, DELETE',
+        'access-control-allow-headers': ALLOWED_HEADERS,
+        'access-control-max-age': MAX_AGE_SECONDS,
+        vary: 'origin',
+      })
+      .send();
+  });
+}
