@@ -89,7 +89,7 @@ describe('a reader of what is stored', () => {
     }) as unknown as StoredReply;
   const read = (reply: StoredReply | null, after: number) =>
     storedCursor(
-      { findReply: async () => reply } as unknown as Pick<DialoguesRepository, 'findReply'>,
+      { findReply: async () => reply },
       '1' as never,
       '2' as never,
       after,
@@ -119,7 +119,7 @@ describe('a reader of what is stored', () => {
     let reply = stored('streaming', '');
     const { promise, resolve } = Promise.withResolvers<void>();
     const cursor = (await storedCursor(
-      { findReply: async () => reply } as unknown as Pick<DialoguesRepository, 'findReply'>,
+      { findReply: async () => reply },
       '1' as never,
       '2' as never,
       0,
