@@ -56,6 +56,12 @@ async function main(): Promise<void> {
     );
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => onSignal(signal));
+  // Whoever read our output is gone (`npm start | head`): that is no reason to die and leave a Postgres behind.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+  process.on('uncaughtException', (error) => {
+    process.stderr.write(`parley: ${error.stack ?? error.message}\n`);
+    void stop().finally(() => process.exit(1));
+  });
   // `npm start` holds the other end: killed, it must not leave a server behind.
   process.on('disconnect', () => {
     if (!stopping) onSignal('npm start is gone');

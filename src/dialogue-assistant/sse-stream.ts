@@ -22,6 +22,7 @@ export class SseStream {
 
   private cursor: StreamCursor | null = null;
   private blocked = false;
+  private wrote = false;
   private lastWrite = Date.now();
 
   constructor(
@@ -36,8 +37,6 @@ export class SseStream {
       connection: 'keep-alive',
       'x-accel-buffering': 'no', // nginx would hold the pieces back
     });
-    // A reader whose next piece is a minute away should know now that it was let in.
-    response.flushHeaders();
     response.on('drain', () => {
       this.blocked = false;
       this.pump();
@@ -61,6 +60,9 @@ export class SseStream {
     }
     this.cursor = cursor;
     this.pump();
+    // A reader whose next piece is a minute away should know now that it was let in. Where something was written the
+    // head went with it: one packet, not two, before the first event.
+    if (!this.wrote) this.response.flushHeaders();
   }
 
   /** The cursor's `wake`. */
@@ -82,6 +84,7 @@ export class SseStream {
 
   private write(text: string): void {
     this.lastWrite = Date.now();
+    this.wrote = true;
     if (!this.response.write(text)) this.blocked = true;
   }
 

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import type { DialoguesRepository, StoredReply } from '../messages';
+import type { StoredReply } from '../messages';
 import { estimateTokens } from '../model-services';
 import { LiveReply, type LiveReplySettings } from './live-reply';
 import { buildPrompt } from './prompt';
@@ -88,13 +88,7 @@ describe('a reader of what is stored', () => {
       },
     }) as unknown as StoredReply;
   const read = (reply: StoredReply | null, after: number) =>
-    storedCursor(
-      { findReply: async () => reply },
-      '1' as never,
-      '2' as never,
-      after,
-      () => undefined,
-    );
+    storedCursor({ findReply: async () => reply }, '1' as never, '2' as never, after, () => undefined);
 
   it('gets the text as one piece and the end; having the piece, the end; having the end, nothing', async () => {
     expect((await read(stored('interrupted', 'text'), 3))!.take(10)).toMatchObject({
