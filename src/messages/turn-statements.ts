@@ -72,7 +72,7 @@ export const storeFirstTurn = (
     progress as (
       insert into replies_in_progress (message_id, tenant_id, dialogue_id, incarnation, key_id)
       select $3, $2, d.id, $14, $15 from d)
-    select created_at from d`,
+    select (extract(epoch from created_at) * 1000)::float8 as created_ms from d`,
   values: [
     draft.idempotency?.key ?? null,
     draft.tenantId,
@@ -90,7 +90,7 @@ export const storeFirstTurn = (
     draft.incarnation.toString(),
     draft.keyId,
   ],
-  map: ([row]) => (row ? firstTurn(draft, row.created_at as Date) : null),
+  map: ([row]) => (row ? firstTurn(draft, new Date(row.created_ms as number)) : null),
 });
 
 /** The records as they were just stored. */
