@@ -1,10 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { Injectable } from '@nestjs/common';
 import { TextDriver, type TextRequest, type TextResult, type TextSink } from './text-driver';
 
 const PIECE_EVERY_MS = 15;
 const GREETING = "This is Parley's built-in demo model (no provider is configured). You said: ";
 
 /** A model without a network: says plainly that it is a demo and repeats what it was told, word by word. */
+@Injectable()
 export class BuiltinDriver extends TextDriver {
   async stream({ messages, signal }: TextRequest, sink: TextSink): Promise<TextResult> {
     const said = messages.findLast(({ role }) => role === 'user')?.content ?? '';
@@ -21,5 +23,6 @@ export class BuiltinDriver extends TextDriver {
 
 /** A word and the space after it, or up to eight characters of a script without spaces; together exactly the text. */
 function wordsOf(text: string): string[] {
-  return text.match(/\s*[\x21-\x7e]{1,40}\s?|[^\x21-\x7e]{1,8}/gsu) ?? [];
+  // Bounded white space: an open \s* tries a long run of it anew at every place, which is quadratic.
+  return text.match(/\s{0,8}[\x21-\x7e]{1,40}\s?|[^\x21-\x7e]{1,8}/gsu) ?? [];
 }

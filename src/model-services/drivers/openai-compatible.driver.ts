@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
 import { Agent, type Dispatcher } from 'undici';
 import { CompletionStream, errorText, shorten } from './completion-stream';
@@ -6,6 +7,8 @@ import { parseRetryAfter, retryDelay } from './retry-policy';
 import {
   ProviderError,
   TextDriver,
+  type ProviderEndpoint,
+  type ProviderFailure,
   type TextRequest,
   type TextResult,
   type TextSink,
@@ -16,8 +19,16 @@ const MAX_ERROR_BYTES = 65_536;
 /** A whole answer that came as JSON although a stream was asked for. */
 const MAX_WHOLE_BYTES = 8_388_608;
 const MAX_REMEMBERED = 10_000;
+/** A provider that leaves the connection open after `[DONE]` has this long to close it. */
+const LINGER_MS = 1_000;
+const MAX_TIMER_MS = 2_147_483_647;
+/** Shorter ones are no secret, and replacing them would garble the message. */
+const MIN_SECRET_CHARS = 4;
+/** Ends a last line and event that the provider left open. */
+const BLANK_LINE = Buffer.from('\n\n');
 
 /** `POST <baseUrl>/chat/completions`, streamed. Keeps connections open between requests, a pool for each connect time-out. */
+@Injectable()
 export class OpenAiCompatibleDriver extends TextDriver {
   private readonly agents = new LRUCache<number, Agent>({ max: 16, dispose: (agent) => void agent.close() });
   /** Providers that refused `stream_options` once are not asked with it again. */
@@ -25,15 +36,15 @@ export class OpenAiCompatibleDriver extends TextDriver {
 
   async stream(request: TextRequest, sink: TextSink): Promise<TextResult> {
     const { endpoint, signal } = request;
-    const startedAt = Date.now();
+    const startedAt = performance.now();
     const once = new OnceSink(sink);
     let asked = 0;
     for (let attempt = 1; ;) {
+      signal.throwIfAborted();
       const withOptions = !this.refusing.has(endpoint.providerId);
+      const exchange = new Exchange(request, once, startedAt);
       asked += 1;
       try {
-        signal.throwIfAborted();
-        const exchange = new Exchange(request, once, startedAt);
         const stream = await exchange.run(
           this.agent(endpoint.connectTimeoutMs),
           bodyOf(request, withOptions),
@@ -41,16 +52,19 @@ export class OpenAiCompatibleDriver extends TextDriver {
         return { usage: usageOf(stream), finishReason: stream.finishReason, attempts: asked };
       } catch (error) {
         if (signal.aborted) throw signal.reason;
-        const failure = error as ProviderError;
-        if (!(failure instanceof ProviderError)) throw error;
-        if (withOptions && refusesOptions(failure)) {
+        if (!(error instanceof ProviderError)) throw error;
+        if (withOptions && exchange.refusedOptions) {
           this.refusing.set(endpoint.providerId, true);
           continue;
         }
-        const remaining = endpoint.firstPieceTimeoutMs - (Date.now() - startedAt);
-        const wait = once.began ? null : retryDelay(failure, attempt, remaining);
+        const most = Math.min(endpoint.firstPieceTimeoutMs, endpoint.totalTimeoutMs);
+        const remaining = most - (performance.now() - startedAt);
+        const wait = once.began ? null : retryDelay(error, attempt, remaining);
         if (wait === null) {
-          throw new ProviderError(failure.failure, failure.message, { ...failure.details, attempts: asked });
+          throw new ProviderError(error.failure, shorten(redact(error.message, endpoint)), {
+            ...error.details,
+            attempts: asked,
+          });
         }
         attempt += 1;
         await delay(wait, undefined, { signal }).catch(() => {
@@ -69,6 +83,8 @@ export class OpenAiCompatibleDriver extends TextDriver {
         headersTimeout: 0,
         bodyTimeout: 0,
         pipelining: 1,
+        // Aborting is destroying a socket; an HTTP/2 one would be other replies' too.
+        allowH2: false,
         maxHeaderSize: 65_536,
       });
       this.agents.set(connectTimeoutMs, agent);
@@ -96,17 +112,25 @@ class OnceSink implements TextSink {
 
 /** One HTTP request and its answer. */
 class Exchange {
+  /** The provider refused the request and named `stream_options`. */
+  refusedOptions = false;
   private readonly outcome = Promise.withResolvers<CompletionStream>();
   private readonly stream: CompletionStream;
   private controller: Dispatcher.DispatchController | undefined;
   private timer: NodeJS.Timeout | undefined;
+  private linger: NodeJS.Timeout | undefined;
   private lastRead = 0;
   private status = 0;
   private headers: Record<string, string | string[] | undefined> = {};
+  /** The HTTP chunks of one network read: undici tells them one by one, the sink gets them as one. */
+  private unread: Buffer[] = [];
+  private sniffed = false;
   /** Set for an answer that is not an event stream: its body is read whole. */
   private body: Buffer[] | undefined;
   private bodyBytes = 0;
+  private maxBodyBytes = MAX_ERROR_BYTES;
   private settled = false;
+  private closed = false;
 
   constructor(
     private readonly request: TextRequest,
@@ -118,35 +142,14 @@ class Exchange {
 
   async run(agent: Agent, body: string): Promise<CompletionStream> {
     const { endpoint, signal } = this.request;
-    const url = new URL(`${endpoint.baseUrl.replace(/\/+$/, '')}/chat/completions`);
+    const target = targetOf(endpoint);
     const onAbort = (): void => this.fail(signal.reason);
     signal.addEventListener('abort', onAbort, { once: true });
     this.watch();
     try {
-      agent.dispatch(
-        {
-          origin: url.origin,
-          path: url.pathname + url.search,
-          method: 'POST',
-          headers: {
-            'content-type': 'application/json',
-            accept: 'text/event-stream',
-            ...(endpoint.apiKey && { authorization: `Bearer ${endpoint.apiKey}` }),
-            ...endpoint.headers,
-          },
-          body,
-        },
-        {
-          onRequestStart: (controller) => {
-            this.controller = controller;
-            if (this.settled) controller.abort(new Error('settled'));
-          },
-          onResponseStart: (_controller, status, headers) => this.onHead(status, headers),
-          onResponseData: (_controller, chunk) => this.guard(() => this.onData(chunk)),
-          onResponseEnd: () => this.guard(() => this.onEnd()),
-          onResponseError: (_controller, error) => this.fail(this.explain(error)),
-        },
-      );
+      if (!this.settled) {
+        agent.dispatch({ ...target, method: 'POST', headers: headersOf(endpoint), body }, this.handler());
+      }
       return await this.outcome.promise;
     } finally {
       clearTimeout(this.timer);
@@ -154,119 +157,146 @@ class Exchange {
     }
   }
 
+  private handler(): Dispatcher.DispatchHandler {
+    const flush = (): void => this.guard(this.flush);
+    return {
+      onRequestStart: (controller) => {
+        this.controller = controller;
+        if (this.settled) controller.abort(new Error('settled'));
+      },
+      onResponseStart: (_controller, status, headers) => {
+        this.status = status;
+        this.headers = headers;
+        this.lastRead = performance.now();
+        if (status < 200 || status > 299) this.readWhole(MAX_ERROR_BYTES);
+      },
+      onResponseData: (_controller, chunk) => {
+        if (this.settled) return;
+        // undici parses all of a network read in one go: what runs next sees every chunk of it.
+        if (this.unread.push(chunk) === 1) process.nextTick(flush);
+      },
+      onResponseEnd: () => {
+        this.close();
+        flush();
+        this.guard(this.end);
+      },
+      onResponseError: (_controller, error) => {
+        this.close();
+        flush();
+        this.guard(() => this.broken(error));
+      },
+    };
+  }
+
   /** One timer a request, re-armed when it fires and not with every read. */
   private watch(): void {
     const { firstPieceTimeoutMs, idleTimeoutMs, totalTimeoutMs } = this.request.endpoint;
+    const { spoke, finishReason } = this.stream;
     const total = this.startedAt + totalTimeoutMs;
-    const phase = this.stream.spoke
+    const phase = spoke
       ? { at: this.lastRead + idleTimeoutMs, what: 'sent nothing more in time' }
       : { at: this.startedAt + firstPieceTimeoutMs, what: 'sent no answer in time' };
     const { at, what } = total < phase.at ? { at: total, what: 'took too long in all' } : phase;
-    const left = at - Date.now();
+    const left = at - performance.now();
     if (left <= 0) {
-      this.fail(new ProviderError('timeout', `The model provider ${what}.`, { attempts: 1 }));
+      // Finished but not closed: nothing is missing.
+      if (finishReason !== null) this.guard(this.complete);
+      else this.fail(providerError('timeout', `${what}.`));
       return;
     }
     // After the first piece the deadline may be earlier than the one armed before it.
-    this.timer = setTimeout(
-      () => this.watch(),
-      this.stream.spoke ? left : Math.min(left, Math.max(idleTimeoutMs, 1)),
-    );
+    const wait = spoke ? left : Math.min(left, Math.max(idleTimeoutMs, 1));
+    this.timer = setTimeout(() => this.watch(), Math.min(wait, MAX_TIMER_MS));
   }
 
-  private onHead(status: number, headers: Record<string, string | string[] | undefined>): void {
-    this.status = status;
-    this.headers = headers;
-    this.lastRead = Date.now();
-    if (
-      status < 200 ||
-      status > 299 ||
-      /application\/json|text\/html/i.test(this.header('content-type') ?? '')
-    )
-      this.body = [];
-  }
-
-  private onData(chunk: Buffer): void {
-    this.lastRead = Date.now();
+  private readonly flush = (): void => {
+    const { unread } = this;
+    if (unread.length === 0) return;
+    this.unread = [];
+    const bytes = unread.length === 1 ? unread[0]! : Buffer.concat(unread);
+    this.lastRead = performance.now();
+    if (!this.sniffed) this.sniff(bytes);
     if (!this.body) {
-      this.stream.read(chunk);
+      this.stream.read(bytes);
+      if (this.stream.done) this.complete();
       return;
     }
-    this.body.push(chunk);
-    this.bodyBytes += chunk.length;
-    const most = this.status === 200 ? MAX_WHOLE_BYTES : MAX_ERROR_BYTES;
-    if (this.bodyBytes > most) this.onEnd();
+    this.body.push(bytes);
+    this.bodyBytes += bytes.length;
+    if (this.bodyBytes > this.maxBodyBytes) this.whole(this.body);
+  };
+
+  /** Content types lie both ways: no event stream begins with a bracket, no JSON or HTML with anything else. */
+  private sniff(bytes: Buffer): void {
+    const first = /[^\s\uFEFF]/.exec(bytes.toString('utf8', 0, 64))?.[0];
+    if (first === undefined) return;
+    this.sniffed = true;
+    if (this.body) return;
+    if (first === '{' || first === '[') this.readWhole(MAX_WHOLE_BYTES);
+    else if (first === '<') this.readWhole(MAX_ERROR_BYTES);
   }
 
-  private onEnd(): void {
-    if (this.body) {
-      this.onWhole(Buffer.concat(this.body).toString('utf8'));
-      return;
-    }
+  private readWhole(maxBytes: number): void {
+    this.body = [];
+    this.maxBodyBytes = maxBytes;
+  }
+
+  private readonly end = (): void => {
     const { stream } = this;
-    stream.finish();
-    // A missing [DONE] is forgiven; an end without any word of an end, of an answer or of its cost, is not.
-    if (stream.done || stream.finishReason !== null || stream.spoke) this.succeed();
-    else
-      this.fail(
-        new ProviderError('malformed', 'The model provider ended the stream without an answer.', {
-          attempts: 1,
-        }),
-      );
-  }
-
-  private onWhole(text: string): void {
-    const { status } = this;
-    let json: unknown;
-    try {
-      json = JSON.parse(text);
-    } catch {
-      json = null;
-    }
-    if (status === 200 && typeof json === 'object' && json !== null && 'choices' in json) {
-      this.stream.whole(json);
-      this.succeed();
+    if (this.body) {
+      this.whole(this.body);
       return;
     }
+    try {
+      stream.read(BLANK_LINE);
+    } catch (error) {
+      if (stream.finishReason === null) throw error;
+    }
+    // A missing [DONE] is forgiven; an end without any word of an end or of an answer is not.
+    if (stream.done || stream.finishReason !== null || stream.spoke) this.complete();
+    else throw providerError('malformed', 'ended the stream without an answer.');
+  };
+
+  private whole(body: Buffer[]): void {
+    const { status } = this;
+    const text = new TextDecoder().decode(Buffer.concat(body));
+    const json = parsed(text);
+    const fine = status >= 200 && status <= 299;
+    if (fine && typeof json === 'object' && json !== null && 'choices' in json) {
+      this.stream.whole(json);
+      this.complete();
+      return;
+    }
+    this.refusedOptions = (status === 400 || status === 422) && /stream_options|include_usage/i.test(text);
     const said = errorText(json);
-    const details = { status, attempts: 1, retryAfterMs: parseRetryAfter(this.header('retry-after')) };
+    const retryAfterMs = parseRetryAfter(this.header('retry-after'));
     // An HTML page or an empty body tells a tenant nothing; what the provider says in its own words does.
-    const told = said ? `: ${redact(said, this.request.endpoint.apiKey)}` : '.';
-    const failure =
-      status === 429
-        ? 'rate-limited'
-        : status >= 500
-          ? 'failed'
-          : status >= 200 && status < 300
-            ? said
-              ? 'failed'
-              : 'malformed'
-            : 'refused';
-    const what = status >= 200 && status < 300 ? 'sent no stream' : `answered ${status}`;
-    this.fail(new ProviderError(failure, shorten(`The model provider ${what}${told}`), cleaned(details)));
+    const told = said ? `: ${said}` : '.';
+    const what = fine ? 'sent no stream' : `answered ${status}`;
+    throw providerError(failureOf(status, said), what + told, {
+      status,
+      ...(retryAfterMs !== undefined && { retryAfterMs }),
+    });
   }
 
-  private explain(error: Error): unknown {
-    if (error instanceof ProviderError) return error;
-    const code = (error as NodeJS.ErrnoException).code ?? '';
-    if (code === 'UND_ERR_CONNECT_TIMEOUT') {
-      return new ProviderError('timeout', 'The model provider could not be connected to in time.', {
-        attempts: 1,
-        cause: error,
-      });
-    }
-    if (this.status === 0) {
-      return new ProviderError('unreachable', 'The model provider could not be reached.', {
-        attempts: 1,
-        cause: error,
-      });
-    }
-    // The connection broke in the middle. If the answer had been completed before, nothing is missing.
-    if (this.stream.done || this.stream.finishReason !== null) return null;
-    return new ProviderError('failed', 'The model provider broke off in the middle of its answer.', {
-      attempts: 1,
-      cause: error,
-    });
+  private broken(cause: Error): void {
+    const code = (cause as NodeJS.ErrnoException).code ?? '';
+    // If the answer had been completed before, nothing is missing.
+    if (this.stream.done || this.stream.finishReason !== null) this.complete();
+    else if (code === 'UND_ERR_CONNECT_TIMEOUT')
+      throw providerError('timeout', 'could not be connected to in time.', { cause });
+    else if (code === 'UND_ERR_INVALID_ARG')
+      throw providerError('refused', 'cannot be asked: its address or a header is not valid.', { cause });
+    else if (this.status !== 0)
+      throw providerError('failed', 'broke off in the middle of its answer.', { cause });
+    else if (code.startsWith('HPE_') || code === 'UND_ERR_HEADERS_OVERFLOW')
+      throw providerError('malformed', 'answered no HTTP.', { cause });
+    else throw providerError('unreachable', 'could not be reached.', { cause });
+  }
+
+  private close(): void {
+    this.closed = true;
+    clearTimeout(this.linger);
   }
 
   private guard(work: () => void): void {
@@ -278,20 +308,19 @@ class Exchange {
     }
   }
 
-  private succeed(): void {
+  /** The regular end. The connection may end by itself, for the next request to use. */
+  private readonly complete = (): void => {
+    this.stream.finish();
     if (this.settled) return;
     this.settled = true;
+    const cut = (): void => this.controller?.abort(new Error('settled'));
+    if (!this.closed) this.linger = setTimeout(cut, LINGER_MS).unref();
     this.outcome.resolve(this.stream);
-  }
+  };
 
-  /** Ends the exchange; the provider's connection is destroyed at once. Null: what broke had been complete. */
+  /** Ends the exchange; the provider's connection is destroyed at once. */
   private fail(error: unknown): void {
     if (this.settled) return;
-    if (error === null) {
-      this.stream.finish();
-      this.succeed();
-      return;
-    }
     this.settled = true;
     this.outcome.reject(error);
     this.controller?.abort(error instanceof Error ? error : new Error('aborted'));
@@ -313,26 +342,92 @@ function bodyOf({ model, messages, parameters }: TextRequest, withOptions: boole
   });
 }
 
-function refusesOptions({ message, details }: ProviderError): boolean {
-  return (details.status === 400 || details.status === 422) && /stream_options|include_usage/i.test(message);
+function targetOf({ baseUrl }: ProviderEndpoint): { origin: string; path: string } {
+  // Not the URL's own error: that one quotes the address.
+  if (!URL.canParse(baseUrl)) throw providerError('refused', 'cannot be asked: its address is not valid.');
+  const { origin, pathname, search } = new URL(baseUrl);
+  return { origin, path: `${pathname.replace(/\/+$/, '')}/chat/completions${search}` };
 }
 
-function usageOf({ usage }: CompletionStream): TextUsage | null {
-  if (usage?.prompt_tokens === undefined || usage.completion_tokens === undefined) return null;
-  const { prompt_tokens: promptTokens, completion_tokens: completionTokens } = usage;
+/** The provider's own headers win, however they are cased. */
+function headersOf({ apiKey, headers }: ProviderEndpoint): Record<string, string> {
+  const own = Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value] as const);
   return {
-    promptTokens,
-    completionTokens,
-    totalTokens: usage.total_tokens ?? promptTokens + completionTokens,
+    'content-type': 'application/json',
+    accept: 'text/event-stream',
+    ...(apiKey && { authorization: `Bearer ${apiKey}` }),
+    ...Object.fromEntries(own),
   };
 }
 
-/** Some providers quote the key they refuse. */
-function redact(text: string, apiKey: string | undefined): string {
-  return apiKey && apiKey.length >= 4 ? text.replaceAll(apiKey, '[key]') : text;
+function failureOf(status: number, said: string | null): ProviderFailure {
+  if (status === 429) return 'rate-limited';
+  if (status >= 500) return 'failed';
+  if (status >= 400) return 'refused';
+  return status <= 299 && said ? 'failed' : 'malformed';
 }
 
-function cleaned(details: { status: number; attempts: number; retryAfterMs: number | undefined }) {
-  const { retryAfterMs, ...rest } = details;
-  return retryAfterMs === undefined ? rest : { ...rest, retryAfterMs };
+function providerError(
+  failure: ProviderFailure,
+  what: string,
+  details: { status?: number; retryAfterMs?: number; cause?: unknown } = {},
+): ProviderError {
+  return new ProviderError(failure, `The model provider ${what}`, {
+    ...details,
+    attempts: 1,
+  });
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return null;
+  }
+}
+
+/** Null unless both counts are counts: what goes into the ledger is a number or our own estimate. */
+function usageOf({ usage }: CompletionStream): TextUsage | null {
+  const {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: total,
+  } = usage ?? {};
+  if (!isCount(promptTokens) || !isCount(completionTokens)) return null;
+  return {
+    promptTokens,
+    completionTokens,
+    totalTokens: isCount(total) ? total : promptTokens + completionTokens,
+  };
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+/** Some providers quote the key they refuse, or the address they were asked at. */
+function redact(message: string, endpoint: ProviderEndpoint): string {
+  let text = message.replace(/\s+/g, ' ');
+  for (const [secret, mark] of secretsOf(endpoint)) {
+    text = text.replaceAll(secret, mark);
+    // A message already shortened may end inside of one.
+    for (let n = secret.length - 1; text.endsWith('…') && n >= MIN_SECRET_CHARS; n -= 1) {
+      if (text.endsWith(`${secret.slice(0, n)}…`)) text = `${text.slice(0, -n - 1)}${mark}`;
+    }
+  }
+  return text;
+}
+
+/** Longest first: the base URL holds the host. */
+function secretsOf({ apiKey = '', headers, baseUrl }: ProviderEndpoint): (readonly [string, string])[] {
+  const values = Object.values(headers).flatMap((value) => [value, ...value.split(/\s+/)]);
+  const { origin, host, hostname } = URL.canParse(baseUrl)
+    ? new URL(baseUrl)
+    : { origin: '', host: '', hostname: '' };
+  return [
+    ...[apiKey, ...values].map((secret) => [secret.trim().replace(/\s+/g, ' '), '[key]'] as const),
+    ...[baseUrl, origin, host, hostname].map((secret) => [secret, '[address]'] as const),
+  ]
+    .filter(([secret]) => secret.length >= MIN_SECRET_CHARS)
+    .sort(([a], [b]) => b.length - a.length);
 }
