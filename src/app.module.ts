@@ -7,12 +7,13 @@ import { ErrorFilter } from './common/http';
 import { Config } from './config';
 import { DatabaseModule } from './database';
 import { DialogueAssistantModule, envelopeErrors } from './dialogue-assistant';
+import { ImModule, tokenErrors } from './im';
 import { MessagesModule } from './messages';
 import { ModelServicesModule, SecretBox } from './model-services';
 import { ObservabilityModule } from './observability';
 import { Quickstart } from './quickstart';
 import { RealtimeModule } from './realtime';
-import { AuthGuard, RootKey, TenancyModule } from './tenancy';
+import { AuthGuard, RootKey, TenancyModule, UserTokens } from './tenancy';
 
 /** What is decided before the application: the environment, the database, the secrets. */
 export interface Foundations {
@@ -33,8 +34,9 @@ class FoundationsModule {
         { provide: Config, useValue: config },
         { provide: SecretBox, useValue: new SecretBox(secretKey) },
         { provide: RootKey, useValue: new RootKey(rootKey) },
+        { provide: UserTokens, useValue: new UserTokens(secretKey) },
       ],
-      exports: [Config, SecretBox, RootKey],
+      exports: [Config, SecretBox, RootKey, UserTokens],
     };
   }
 }
@@ -55,12 +57,13 @@ export class AppModule {
         AssistantsModule,
         ModelServicesModule,
         DialogueAssistantModule,
+        ImModule,
         AdminModule,
       ],
       providers: [
         Quickstart,
         { provide: APP_GUARD, useClass: AuthGuard },
-        { provide: APP_FILTER, useValue: new ErrorFilter([envelopeErrors, problemErrors]) },
+        { provide: APP_FILTER, useValue: new ErrorFilter([envelopeErrors, problemErrors, tokenErrors]) },
       ],
     };
   }

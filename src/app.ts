@@ -11,6 +11,7 @@ import { serveDocs } from './docs';
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
 import { createLogger, PinoLogger, Readiness } from './observability';
+import { SocketServer } from './realtime';
 import { tenancyEntities } from './tenancy';
 
 export const entities: DataSourceOptions['entities'] = [
@@ -69,6 +70,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   );
   await nest.get(NodeRegistry).join();
   serveDocs(nest);
+  nest.get(SocketServer).attach(nest.getHttpServer());
   try {
     await nest.listen({ port: env.PORT, host: env.HOST });
   } catch (error) {

@@ -60,11 +60,20 @@ export interface PublicVersion extends AssistantVersion {
   readonly assistant: Pick<Assistant, 'slug' | 'name' | 'description' | 'avatar' | 'updatedAt'>;
 }
 
+/** An assistant as somebody to write to. */
+export interface Contact {
+  readonly assistantId: AssistantId;
+  readonly slug: string;
+  /** Null: nothing is published, so it answers nobody. */
+  readonly versionId: AssistantVersionId | null;
+}
+
 const MAX_CACHED = 10_000;
 
 @Injectable()
 export class AssistantsRepository {
   private readonly versions = new FreshCache<PublicVersion | null>(MAX_CACHED);
+  private readonly contacts = new FreshCache<Contact | null>(MAX_CACHED);
 
   constructor(
     private readonly database: Database,
@@ -78,6 +87,18 @@ export class AssistantsRepository {
   ): PublicVersion | null | Promise<PublicVersion | null> {
     return this.versions.get(`${tenantId}/${id}`, () =>
       this.database.one(tenantScope(tenantId), findVersion(tenantId, id)),
+    );
+  }
+
+  /** By slug or id. Known within a second of a change. */
+  findContact(
+    tenantId: TenantId,
+    by: { readonly slug: string } | { readonly id: AssistantId },
+  ): Contact | null | Promise<Contact | null> {
+    const column = 'slug' in by ? 'slug' : 'id';
+    const value = 'slug' in by ? by.slug : by.id;
+    return this.contacts.get(`${tenantId}/${column}/${value}`, () =>
+      this.database.one(tenantScope(tenantId), findContact(tenantId, column, value)),
     );
   }
 
@@ -230,6 +251,24 @@ const findVersion = (tenantId: TenantId, id: AssistantVersionId): Statement<Publ
             avatar: row.avatar as string,
             updatedAt: row.assistant_updated_at as Date,
           },
+        }
+      : null,
+});
+
+const findContact = (
+  tenantId: TenantId,
+  column: 'slug' | 'id',
+  value: string,
+): Statement<Contact | null> => ({
+  name: `assistant-contact-${column}`,
+  text: `select id, slug, published_version_id from assistants where tenant_id = $1 and ${column} = $2`,
+  values: [tenantId, value],
+  map: ([row]) =>
+    row
+      ? {
+          assistantId: row.id as AssistantId,
+          slug: row.slug as string,
+          versionId: row.published_version_id as AssistantVersionId | null,
         }
       : null,
 });

@@ -7,6 +7,16 @@ const SEQUENCE_BITS = 12n;
 const MAX_SEQUENCE = 4095;
 export const MAX_NODE_SLOT = 1023;
 
+/** When an id was made, in epoch milliseconds. */
+export function timeOfId(id: string): number {
+  return Number(BigInt(id) >> (SLOT_BITS + SEQUENCE_BITS)) + EPOCH_MS;
+}
+
+/** The smallest id that can have been made at that time or later. */
+export function idAtTime(ms: number): string {
+  return (BigInt(Math.max(0, Math.floor(ms) - EPOCH_MS)) << (SLOT_BITS + SEQUENCE_BITS)).toString();
+}
+
 /**
  * Time-ordered 64-bit ids: 41 bits of milliseconds, 10 of the node's slot, 12 of a counter. Unique as long as no two
  * live processes share a slot, which the node registry sees to. A clock that steps back is waited out by counting on

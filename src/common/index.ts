@@ -6,3 +6,4 @@ export * from './principal';
 export * from './text';
 export * from './time';
 export * from './paging';
+export * from './group-commit';

@@ -1,4 +1,9 @@
+export type { MessageDraft } from './append-statements';
+export * from './conversation-records';
+export * from './conversations.repository';
+export * from './devices.repository';
 export * from './dialogues.repository';
+export * from './message-log';
 export * from './messages.module';
 export * from './records';
 export { endReply, stopRequested, storeCheckpoints } from './turn-statements';

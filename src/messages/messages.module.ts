@@ -1,7 +1,14 @@
 import { Global, Module } from '@nestjs/common';
+import { ConversationsRepository } from './conversations.repository';
+import { DevicesRepository } from './devices.repository';
 import { DialoguesRepository } from './dialogues.repository';
+import { MessageLog } from './message-log';
+import { MessagePartitions } from './message-partitions';
 
-/** Messages: sole owner of what was said. Others store and read through its repository and statements; nobody else touches its tables. */
+/** Messages: sole owner of what was said: dialogues (a tree) and conversations (a numbered log). Others store and read through its repositories and statements; nobody else touches its tables. */
 @Global()
-@Module({ providers: [DialoguesRepository], exports: [DialoguesRepository] })
+@Module({
+  providers: [DialoguesRepository, ConversationsRepository, DevicesRepository, MessageLog, MessagePartitions],
+  exports: [DialoguesRepository, ConversationsRepository, DevicesRepository, MessageLog],
+})
 export class MessagesModule {}

@@ -3,12 +3,14 @@ import { Config } from '../config';
 import { Bus } from './bus';
 import { InProcessBus } from './in-process-bus';
 import { InProcessStreamLog } from './in-process-stream-log';
+import { SocketServer } from './socket-server';
 import { StreamLog } from './stream-log';
 
-/** Realtime: the Bus and the StreamLog, in this process. Fan-out is a hint; Postgres is the truth. */
+/** Realtime: the Bus and the StreamLog, in this process, and the WebSocket side of the port. Fan-out is a hint; Postgres is the truth. */
 @Global()
 @Module({
   providers: [
+    SocketServer,
     { provide: Bus, useClass: InProcessBus },
     {
       provide: StreamLog,
@@ -20,6 +22,6 @@ import { StreamLog } from './stream-log';
         }),
     },
   ],
-  exports: [Bus, StreamLog],
+  exports: [Bus, StreamLog, SocketServer],
 })
 export class RealtimeModule {}

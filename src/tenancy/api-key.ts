@@ -33,6 +33,11 @@ export function makeSecret(id: string): string {
 }
 
 export const appKeyOf = (id: string): string => `pk_${id}`;
+/** The id in the public half, or null for what can't be one. */
+export function parseAppKey(appKey: string): ApiKeyId | null {
+  const id = /^pk_(\d{1,19})$/.exec(appKey)?.[1];
+  return isId(id) ? (id as ApiKeyId) : null;
+}
 export const formatApiKey = ({ id, secret }: ApiKeyParts): string => `${appKeyOf(id)}_${secret}`;
 
 /** The parts of a well-formed key whose checksum fits, else null: a mistyped key costs no query. */

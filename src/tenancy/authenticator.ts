@@ -66,6 +66,12 @@ export class Authenticator implements BeforeApplicationShutdown {
       : this.tenantPrincipal(key, tenant, userId, credentials.address);
   }
 
+  /** Whether what was made with this key is still good. */
+  async keyStands(id: ApiKeyId): Promise<boolean> {
+    const stored = await this.keys.get(id, () => this.repository.find(id));
+    return stored !== null && !stored.revoked && stored.expiresAt > Date.now();
+  }
+
   /** After a change of a key made here: this node knows it at once, the others within a second. */
   forget(keyId: ApiKeyId): void {
     this.keys.delete(keyId);

@@ -1,4 +1,5 @@
-export { appKeyOf, formatApiKey } from './api-key';
+export { appKeyOf, formatApiKey, parseAppKey } from './api-key';
+export * from './access-watch';
 export * from './api-keys.repository';
 export * from './audit-log.repository';
 export * from './auth.guard';
@@ -6,6 +7,7 @@ export * from './authenticator';
 export * from './root-key';
 export * from './tenancy.module';
 export * from './tenants.repository';
+export * from './user-tokens';
 import { ApiKeyEntity } from './api-key.entity';
 import { AuditLogEntity } from './audit-log.entity';
 import { TenantEntity } from './tenant.entity';

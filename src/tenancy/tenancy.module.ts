@@ -1,4 +1,5 @@
 import { Global, Module } from '@nestjs/common';
+import { AccessWatch } from './access-watch';
 import { ApiKeysRepository } from './api-keys.repository';
 import { AuditLogRepository } from './audit-log.repository';
 import { Authenticator } from './authenticator';
@@ -7,7 +8,7 @@ import { TenantsRepository } from './tenants.repository';
 /** Tenancy: sole owner of tenants, API keys and the audit log. Promises that whoever passes it is who they say, within a second of any change. */
 @Global()
 @Module({
-  providers: [TenantsRepository, ApiKeysRepository, AuditLogRepository, Authenticator],
-  exports: [TenantsRepository, ApiKeysRepository, AuditLogRepository, Authenticator],
+  providers: [TenantsRepository, ApiKeysRepository, AuditLogRepository, Authenticator, AccessWatch],
+  exports: [TenantsRepository, ApiKeysRepository, AuditLogRepository, Authenticator, AccessWatch],
 })
 export class TenancyModule {}

@@ -3,11 +3,13 @@ import { MoreThan, type EntityManager } from 'typeorm';
 import {
   AppError,
   cursorPage,
+  FreshCache,
   IdGenerator,
   type CursorPage,
   type CursorQuery,
   type TenantId,
 } from '../common';
+import { Database, tenantScope, type Statement } from '../database';
 import { TenantEntity } from './tenant.entity';
 
 export interface Tenant {
@@ -23,10 +25,31 @@ export interface Tenant {
 }
 export type TenantInput = Partial<Omit<Tenant, 'id' | 'createdAt' | 'updatedAt'>>;
 
+/** What the wires ask about a tenant on every connection. */
+export interface TenantSettings {
+  readonly active: boolean;
+  readonly allowedOrigins: readonly string[];
+  readonly groupPolicy: Tenant['groupPolicy'];
+  /** Overrides of the installation's limits, by name. */
+  readonly limits: Readonly<Record<string, number>>;
+}
+
+const MAX_CACHED = 10_000;
+
 /** Tenants: the platform's own table. */
 @Injectable()
 export class TenantsRepository {
-  constructor(private readonly ids: IdGenerator) {}
+  private readonly cached = new FreshCache<TenantSettings | null>(MAX_CACHED);
+
+  constructor(
+    private readonly ids: IdGenerator,
+    private readonly database: Database,
+  ) {}
+
+  /** Null when there is none. Known within a second of a change. */
+  settings(id: TenantId): TenantSettings | null | Promise<TenantSettings | null> {
+    return this.cached.get(id, () => this.database.one(tenantScope(id), findSettings(id)));
+  }
 
   async create(tx: EntityManager, input: TenantInput & { name: string }): Promise<Tenant> {
     const id = this.ids.next<TenantId>();
@@ -56,6 +79,21 @@ export class TenantsRepository {
     return this.get(tx, id);
   }
 }
+
+const findSettings = (id: TenantId): Statement<TenantSettings | null> => ({
+  name: 'tenant-settings',
+  text: `select status = 'active' as active, allowed_origins, group_policy, limits from tenants where id = $1`,
+  values: [id],
+  map: ([row]) =>
+    row
+      ? {
+          active: row.active as boolean,
+          allowedOrigins: row.allowed_origins as string[],
+          groupPolicy: row.group_policy as Tenant['groupPolicy'],
+          limits: row.limits as Record<string, number>,
+        }
+      : null,
+});
 
 function mutable(input: TenantInput) {
   const { allowedOrigins, ...rest } = input;

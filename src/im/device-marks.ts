@@ -1,0 +1,60 @@
+import { Injectable, Logger, type OnApplicationBootstrap } from '@nestjs/common';
+import type { ConversationId } from '../common';
+import { DevicesRepository, type DeviceMark } from '../messages';
+import type { Connection } from './connection';
+
+const FLUSH_MS = 500;
+const MARKS_A_STATEMENT = 1_000;
+
+/** How far each device is known to have read, gathered for a moment before it is stored: losing it costs a repeat, nothing else. */
+@Injectable()
+export class DeviceMarks implements OnApplicationBootstrap {
+  private readonly logger = new Logger(DeviceMarks.name);
+  private dirty = new Map<string, DeviceMark>();
+  private flushing: Promise<void> | undefined;
+
+  constructor(private readonly devices: DevicesRepository) {}
+
+  onApplicationBootstrap(): void {
+    setInterval(() => void this.flush(), FLUSH_MS).unref();
+  }
+
+  save(connection: Connection, marks: ReadonlyMap<ConversationId, number>): void {
+    const { tenantId, userId, client } = connection;
+    for (const [conversationId, seq] of marks) {
+      const key = keyOf(connection, conversationId);
+      if ((this.dirty.get(key)?.seq ?? -1) < seq)
+        this.dirty.set(key, { tenantId, userId, client, conversationId, seq });
+    }
+  }
+
+  /** What is not stored yet, or 0. */
+  pending(connection: Connection, id: ConversationId): number {
+    return this.dirty.get(keyOf(connection, id))?.seq ?? 0;
+  }
+
+  async flush(): Promise<void> {
+    await this.flushing;
+    if (this.dirty.size === 0) return;
+    this.flushing = this.store().finally(() => (this.flushing = undefined));
+    await this.flushing;
+  }
+
+  private async store(): Promise<void> {
+    const all = [...this.dirty];
+    for (let from = 0; from < all.length; from += MARKS_A_STATEMENT) {
+      const part = all.slice(from, from + MARKS_A_STATEMENT);
+      try {
+        await this.devices.saveMarks(part.map(([, mark]) => mark));
+      } catch (error) {
+        this.logger.debug(`marks not stored, will be tried again: ${(error as Error).message}`);
+        return;
+      }
+      for (const [key, mark] of part) if (this.dirty.get(key) === mark) this.dirty.delete(key);
+    }
+  }
+}
+
+function keyOf({ tenantId, userId, client }: Connection, id: ConversationId): string {
+  return `${id}\n${tenantId}\n${client}\n${userId}`;
+}

@@ -1,0 +1,211 @@
+import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
+import { MAX_CLOCK_AHEAD_MS } from '../messages';
+
+/** What a client may send (protocols/im.md, "Frames" and "The richer dialect"). */
+export const MESSAGE_TYPES = ['single', 'group'] as const;
+export const MEMBERSHIP_TYPES = ['join', 'leave'] as const;
+
+type Id = string | number;
+
+export interface MessageFrame {
+  readonly type: 'single' | 'group';
+  readonly source: Id;
+  readonly target: Id;
+  readonly msgType?: string;
+  readonly msg: Readonly<Record<string, unknown>> & { readonly msgId?: Id; readonly timestamp?: Id };
+  readonly extra?: unknown;
+}
+export interface MembershipFrame {
+  readonly type: 'join' | 'leave';
+  readonly source: Id;
+  readonly target: Id;
+  readonly msgType?: string;
+  readonly msg?: Readonly<Record<string, unknown>>;
+  readonly extra?: unknown;
+}
+export type RichFrame =
+  | { readonly type: 'ack' | 'read' | 'recall'; readonly conversationId: string; readonly seq: number }
+  | { readonly type: 'typing'; readonly target: Id; readonly kind: 'single' | 'group' }
+  | { readonly type: 'sync'; readonly cursors: Readonly<Record<string, number>> }
+  | { readonly type: 'watch'; readonly users: readonly Id[] };
+export type ClientFrame = MessageFrame | MembershipFrame | RichFrame | { readonly type: 'ping' };
+
+/** A frame that is not one: code 4000, the field named. */
+export class BadFrame extends Error {
+  constructor(
+    message: string,
+    /** As far as it could be read, so that the client knows which of its messages is meant. */
+    readonly msgId?: Id,
+  ) {
+    super(message);
+  }
+}
+
+export const MAX_ID_CHARS = 128;
+const MAX_SYNC = 500;
+const MAX_WATCH = 200;
+
+const id = {
+  oneOf: [{ type: 'string', minLength: 1, maxLength: MAX_ID_CHARS }, { type: 'number' }],
+} as const;
+const msgType = { type: 'string', minLength: 1, maxLength: 64 } as const;
+const conversationId = { type: 'string', pattern: '^[1-9][0-9]{0,18}$' } as const;
+const seq = { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER } as const;
+const timestamp = {
+  oneOf: [
+    { type: 'string', pattern: '^[0-9]{1,15}$' },
+    { type: 'integer', minimum: 0, maximum: 999_999_999_999_999 },
+  ],
+} as const;
+const object = (properties: object, required: readonly string[]) => ({
+  type: 'object',
+  properties,
+  required,
+});
+
+const message = object(
+  {
+    source: id,
+    target: id,
+    msgType,
+    msg: object({ msgId: id, timestamp }, []),
+  },
+  ['source', 'target', 'msg'],
+);
+const membership = object({ source: id, target: id, msgType, msg: { type: 'object' } }, ['source', 'target']);
+const place = object({ conversationId, seq }, ['conversationId', 'seq']);
+
+const ajv = new Ajv({ strict: false, allErrors: false });
+const SCHEMAS: Readonly<Record<ClientFrame['type'], ValidateFunction>> = {
+  single: ajv.compile(message),
+  group: ajv.compile(message),
+  join: ajv.compile(membership),
+  leave: ajv.compile(membership),
+  ping: ajv.compile({ type: 'object' }),
+  ack: ajv.compile(place),
+  read: ajv.compile(place),
+  recall: ajv.compile(place),
+  typing: ajv.compile(object({ target: id, kind: { enum: ['single', 'group'] } }, ['target', 'kind'])),
+  sync: ajv.compile(
+    object({ cursors: { type: 'object', maxProperties: MAX_SYNC, additionalProperties: seq } }, ['cursors']),
+  ),
+  watch: ajv.compile(object({ users: { type: 'array', maxItems: MAX_WATCH, items: id } }, ['users'])),
+};
+const PLAIN_TYPES: ReadonlySet<string> = new Set([...MESSAGE_TYPES, ...MEMBERSHIP_TYPES, 'ping']);
+
+/** A number that a double may not hold as it was written. Also true for the same in a string: that only costs time. */
+const UNUSUAL_NUMBER = /\d{16}|\d[.eE]|-0/;
+/** An escaped NUL; an escaped backslash before the `u` is just text. */
+const NUL = /(?<!\\)(?:\\\\)*\\u0000/;
+
+const keepSource = (_key: string, value: unknown, context?: { source?: string }): unknown =>
+  typeof value === 'number' && context?.source !== undefined && String(value) !== context.source
+    ? rawJSON(context.source)
+    : value;
+// In Node 24, not yet in TypeScript's library.
+const { rawJSON } = JSON as unknown as { rawJSON: (text: string) => object };
+
+/** A checked frame; numbers that would lose digits are kept as they were written. Throws BadFrame. */
+export function parseFrame(text: string, rich: boolean): ClientFrame {
+  let frame: Record<string, unknown>;
+  try {
+    frame = JSON.parse(text) as Record<string, unknown>;
+  } catch {
+    throw new BadFrame('The frame is not valid JSON.');
+  }
+  if (typeof frame !== 'object' || frame === null || Array.isArray(frame)) {
+    throw new BadFrame('The frame is not a JSON object.');
+  }
+  const { type } = frame;
+  const schema =
+    typeof type === 'string' && Object.hasOwn(SCHEMAS, type) && (rich || PLAIN_TYPES.has(type))
+      ? SCHEMAS[type as ClientFrame['type']]
+      : undefined;
+  const said = msgIdOf(frame);
+  if (!schema) throw new BadFrame('type: must be one of single, group, join, leave, ping', said);
+  if (!schema(frame)) throw new BadFrame(explain(schema.errors?.[0]), said);
+  if (text.includes('\\u0000') && NUL.test(text)) throw new BadFrame('The frame must not contain NUL.', said);
+  return (UNUSUAL_NUMBER.test(text) ? parseExact(text) : frame) as unknown as ClientFrame;
+}
+
+/** JSON of ours or checked before, with every number as it was written. */
+export function parseExact(text: string): Record<string, unknown> {
+  return (
+    UNUSUAL_NUMBER.test(text)
+      ? JSON.parse(text, keepSource as (key: string, value: unknown) => unknown)
+      : JSON.parse(text)
+  ) as Record<string, unknown>;
+}
+
+function msgIdOf(frame: Record<string, unknown>): Id | undefined {
+  const { msg } = frame;
+  if (typeof msg !== 'object' || msg === null) return undefined;
+  const { msgId } = msg as Record<string, unknown>;
+  return typeof msgId === 'number' || (typeof msgId === 'string' && msgId.length <= MAX_ID_CHARS)
+    ? msgId
+    : undefined;
+}
+
+function explain(error: ErrorObject | undefined): string {
+  if (!error) return 'The frame is not valid.';
+  const path = error.instancePath.slice(1).replaceAll('/', '.');
+  if (error.keyword === 'required') {
+    const { missingProperty } = error.params as { missingProperty: string };
+    return `${path ? `${path}.` : ''}${missingProperty}: is missing`;
+  }
+  // Of an id's two alternatives the last one's failure would be told: say what both are.
+  const field = path || 'The frame';
+  if (/(^|\.)(source|target|msgId|users\.\d+)$/.test(path)) {
+    return `${field}: must be a number or a string of 1 to ${MAX_ID_CHARS} characters`;
+  }
+  if (path.endsWith('timestamp')) return `${field}: must be an integer or a string of up to 15 digits`;
+  return `${field}: ${error.message ?? 'is not valid'}`;
+}
+
+/** An id as text: `1` and `"1"` are the same. */
+export function idText(id: Id | object): string {
+  if (typeof id === 'string') return id;
+  if (typeof id === 'number') return String(id);
+  // A raw number (see `keepSource`): its text is the number as it was written.
+  return JSON.stringify(id);
+}
+
+/** The stored form: what the protocol knows of a frame, in a fixed order. Throws BadFrame when it is nested too deeply. */
+export function canonical({
+  type,
+  source,
+  target,
+  msgType,
+  msg,
+  extra,
+}: MessageFrame | MembershipFrame): string {
+  try {
+    return JSON.stringify({ type, source, target, msgType, msg, extra });
+  } catch {
+    throw new BadFrame('The frame is nested too deeply.');
+  }
+}
+
+/** The key under which the same message, sent again, is known; null when the sender gave it no `msgId`. */
+export function dedupeKey(sender: string, { msgId, timestamp }: MessageFrame['msg']): string | null {
+  if (msgId === undefined) return null;
+  return `${sender}\n${idText(msgId)}\n${timestamp === undefined ? '' : digits(timestamp)}`;
+}
+
+const MS_FROM = 100_000_000_000;
+
+/** The sender's clock in epoch ms; null when it said none. Throws BadFrame when it is more than 30 days ahead. */
+export function clientTime({ timestamp, msgId }: MessageFrame['msg'], now: number): number | null {
+  if (timestamp === undefined) return null;
+  const value = Number(idText(timestamp));
+  // Seconds until the year 5138, milliseconds since 1973.
+  const ms = value < MS_FROM ? value * 1_000 : value;
+  if (ms > now + MAX_CLOCK_AHEAD_MS) {
+    throw new BadFrame('msg.timestamp: is more than 30 days ahead of the server’s clock', msgId);
+  }
+  return ms;
+}
+
+function digits(timestamp: Id): string {
+  return idText(timestamp).replace(/^0+(?=\d)/, '');
+}

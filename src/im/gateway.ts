@@ -1,0 +1,405 @@
+import { Injectable, Logger, type OnModuleInit } from '@nestjs/common';
+import { WebSocket, type RawData } from 'ws';
+import { AppError, IdGenerator, timeOfId as timeOf, type ConversationId } from '../common';
+import { Config } from '../config';
+import { ASSISTANT_PREFIX, ConversationsRepository, peerOf, type Appended } from '../messages';
+import { HandshakeRefused, SocketServer, textFrame, type Handshake } from '../realtime';
+import { AccessWatch, Authenticator, TenantsRepository, UserTokens, type UserToken } from '../tenancy';
+import { Connection } from './connection';
+import { CODE, FrameError, frameErrorOf } from './errors';
+import {
+  BadFrame,
+  idText,
+  parseFrame,
+  type ClientFrame,
+  type MembershipFrame,
+  type MessageFrame,
+  type RichFrame,
+} from './frames';
+import { Hub } from './hub';
+import { limitsOf, type ImLimits } from './limits';
+import { Messenger, type Sender } from './messenger';
+import { tombstone } from './records';
+
+export const RICH_PROTOCOL = 'parley.im.v1';
+const SYNC_MESSAGES = 500;
+/** Frames that wait for an earlier one of their connection; past it the socket is read no further. */
+const MAX_BACKLOG = 64;
+
+interface Admitted {
+  readonly token: UserToken;
+  readonly limits: ImLimits;
+  readonly address: string;
+}
+
+/** An open socket and what belongs to it, found from `ws`'s shared handlers: closures of its own would cost each idle one. */
+const connections = new WeakMap<WebSocket, Connection>();
+
+/** `/chat`: who may connect, and what each frame does (protocols/im.md). */
+@Injectable()
+export class ImGateway implements OnModuleInit {
+  private readonly logger = new Logger(ImGateway.name);
+
+  constructor(
+    private readonly config: Config,
+    private readonly ids: IdGenerator,
+    private readonly sockets: SocketServer,
+    private readonly tokens: UserTokens,
+    private readonly access: AccessWatch,
+    private readonly authenticator: Authenticator,
+    private readonly tenants: TenantsRepository,
+    private readonly conversations: ConversationsRepository,
+    private readonly messenger: Messenger,
+    private readonly hub: Hub,
+  ) {}
+
+  onModuleInit(): void {
+    const onMessage = (ws: WebSocket, data: RawData, isBinary: boolean): void => {
+      const connection = connections.get(ws);
+      if (connection) this.receive(connection, data, isBinary);
+    };
+    const onPong = (ws: WebSocket, data: Buffer): void => {
+      const connection = connections.get(ws);
+      if (connection) this.hub.pong(connection, data.toString('latin1'));
+    };
+    const onClose = (ws: WebSocket): void => {
+      const connection = connections.get(ws);
+      if (connection) this.hub.remove(connection);
+    };
+    const handlers = {
+      message(this: WebSocket, data: RawData, isBinary: boolean) {
+        onMessage(this, data, isBinary);
+      },
+      pong(this: WebSocket, data: Buffer) {
+        onPong(this, data);
+      },
+      close(this: WebSocket) {
+        onClose(this);
+      },
+      // 'close' follows and does what is to be done; `ws` has told the client by then.
+      error: () => undefined,
+    };
+    this.sockets.add<Admitted>({
+      path: /^\/chat\/?$/,
+      protocols: [RICH_PROTOCOL],
+      maxFrameBytes: this.config.env.IM_MAX_FRAME_BYTES,
+      admit: (handshake) => this.admit(handshake),
+      open: (ws, admitted) => {
+        const connection = new Connection(ws, {
+          ...admitted,
+          id: this.ids.next(),
+          rich: ws.protocol === RICH_PROTOCOL,
+          maxBufferedBytes: this.config.env.IM_MAX_BUFFERED_BYTES,
+        });
+        connections.set(ws, connection);
+        ws.on('message', handlers.message)
+          .on('pong', handlers.pong)
+          .on('close', handlers.close)
+          .on('error', handlers.error);
+        this.hub.add(connection);
+      },
+    });
+  }
+
+  private async admit({ url, headers, address }: Handshake): Promise<Admitted> {
+    const bearer = /^Bearer\s+(\S+)$/i.exec(headers.authorization ?? '')?.[1];
+    const text = url.searchParams.get('token') ?? bearer;
+    const token = text ? await this.tokens.read(text) : null;
+    if (!token || this.access.isRevoked(token)) throw unauthorized('A valid token is required.');
+    try {
+      if (token.keyId && !(await this.authenticator.keyStands(token.keyId)))
+        throw unauthorized('The key of this token was revoked.');
+      const settings = await this.tenants.settings(token.tenantId);
+      if (!settings?.active) throw unauthorized('This tenant is suspended.', 'TENANT_SUSPENDED');
+      const { origin } = headers;
+      const { allowedOrigins } = settings;
+      if (origin !== undefined && allowedOrigins.length > 0 && !allowedOrigins.includes(origin)) {
+        const error = 'This tenant lets no page of that origin in.';
+        throw new HandshakeRefused(403, { error, code: 'ORIGIN_NOT_ALLOWED' });
+      }
+      const limits = limitsOf(this.config, settings);
+      this.limit(token, limits, address);
+      return { token, limits, address };
+    } catch (error) {
+      if (!(error instanceof AppError)) throw error;
+      throw new HandshakeRefused(
+        error.status,
+        { error: error.message, code: error.code },
+        error.retryAfterSeconds,
+      );
+    }
+  }
+
+  private limit({ tenantId, userId, client }: UserToken, limits: ImLimits, address: string): void {
+    const clients = this.hub.clientsOf(tenantId, userId);
+    const over =
+      !clients.includes(client) && clients.length >= limits.connectionsPerUser
+        ? 'this user'
+        : this.hub.connectionsOf({ tenantId }) >= limits.connectionsPerTenant
+          ? 'this tenant'
+          : this.hub.connectionsOf({ address }) >= this.config.env.IM_CONNECTIONS_PER_ADDRESS
+            ? 'this address'
+            : null;
+    if (over)
+      throw new HandshakeRefused(429, { error: `Too many connections of ${over}.`, code: 'RATE_LIMITED' }, 5);
+  }
+
+  private receive(connection: Connection, data: RawData, isBinary: boolean): void {
+    if (!connection.open) return;
+    connection.pingedAt = 0;
+    if (!connection.admitFrame(Date.now())) {
+      connection.error(CODE.tooManyFrames, 'Too many frames; send this one again later.', msgIdIn(data));
+      return;
+    }
+    if (isBinary) {
+      connection.error(CODE.badFrame, 'The frame is not a text message.');
+      return;
+    }
+    const buffer = data as Buffer;
+    if (buffer.length > connection.settings.limits.frameBytes) {
+      connection.error(CODE.badFrame, `The frame is over ${connection.settings.limits.frameBytes} bytes.`);
+      return;
+    }
+    const text = buffer.toString('utf8');
+    if (connection.backlog) {
+      connection.backlog.push(text);
+      if (connection.backlog.length === MAX_BACKLOG) connection.ws.pause();
+      return;
+    }
+    const wait = this.handle(connection, text);
+    if (wait) void this.inOrder(connection, wait);
+  }
+
+  /** While one frame waits for something, those after it wait too: a connection's messages keep their order. */
+  private async inOrder(connection: Connection, first: Promise<void>): Promise<void> {
+    connection.backlog = [];
+    await first;
+    for (let next = connection.backlog.shift(); next !== undefined; next = connection.backlog.shift()) {
+      await this.handle(connection, next);
+      if (connection.backlog.length < MAX_BACKLOG && connection.ws.isPaused) connection.ws.resume();
+    }
+    connection.backlog = undefined;
+  }
+
+  /** Never throws or rejects: what is wrong is told to the client. */
+  private handle(connection: Connection, text: string): void | Promise<void> {
+    let frame: ClientFrame | undefined;
+    try {
+      frame = parseFrame(text, connection.rich);
+      const wait = this.dispatch(connection, frame);
+      return wait?.catch((error: unknown) => this.tell(connection, error, frame));
+    } catch (error) {
+      this.tell(connection, error, frame);
+    }
+  }
+
+  private dispatch(connection: Connection, frame: ClientFrame): void | Promise<void> {
+    switch (frame.type) {
+      case 'single':
+      case 'group':
+        return this.message(connection, frame);
+      case 'join':
+      case 'leave':
+        return this.membership(connection, frame);
+      case 'ping':
+        return this.ping(connection);
+      default:
+        return this.richFrame(connection, frame);
+    }
+  }
+
+  private message(connection: Connection, frame: MessageFrame): void | Promise<void> {
+    const sender = senderOf(connection, frame);
+    if (connection.rich && frame.msg.msgId === undefined) throw new BadFrame('msg.msgId: is missing');
+    const route = this.messenger.route(sender, frame);
+    const send = (to: Awaited<typeof route>): void =>
+      this.messenger.send(sender, to, frame, (sent, error) => {
+        if (sent) this.sent(connection, frame, sent.conversationId, sent.result);
+        else this.tell(connection, error, frame);
+      });
+    if (route instanceof Promise) return route.then(send);
+    send(route);
+  }
+
+  private sent(
+    connection: Connection,
+    frame: MessageFrame,
+    conversationId: ConversationId,
+    result: Appended,
+  ): void {
+    const { msgId } = frame.msg;
+    if (result.outcome === 'conflict') {
+      connection.error(
+        CODE.conflict,
+        'msgId and timestamp were used for another message of this conversation.',
+        msgId,
+      );
+    } else if (result.outcome === 'refused') {
+      void this.explainRefusal(connection, conversationId, msgId);
+    } else if (connection.rich) {
+      const { id, seq } = result;
+      connection.write(
+        textFrame(
+          `{"type":"sent","msgId":${JSON.stringify(msgId)},"id":"${id}","seq":${seq},"conversationId":"${conversationId}","timestamp":${timeOf(id)}}`,
+        ),
+      );
+    }
+  }
+
+  private async explainRefusal(connection: Connection, id: ConversationId, msgId: unknown): Promise<void> {
+    const member = await this.conversations
+      .member(connection.tenantId, id, connection.userId)
+      .catch(() => null);
+    if (member) connection.error(CODE.forbidden, 'You may not speak in this group now.', msgId);
+    else connection.error(CODE.noGroup, 'target: not a member of that group', msgId);
+  }
+
+  private async membership(connection: Connection, frame: MembershipFrame): Promise<void> {
+    const sender = senderOf(connection, frame);
+    const { conversationId, entry } = await this.messenger.changeMembership(sender, frame);
+    if (!connection.rich) return;
+    const { msgId } = frame.msg ?? {};
+    connection.send({
+      type: 'sent',
+      ...(msgId !== undefined && { msgId }),
+      conversationId,
+      ...(entry && { id: entry.id, seq: entry.seq, timestamp: timeOf(entry.id) }),
+    });
+  }
+
+  private ping(connection: Connection): void | Promise<void> {
+    if (connection.rich) {
+      void this.hub.look(connection).then(() => {
+        connection.send({ type: 'pong', conversations: this.hub.unacknowledged(connection) });
+      });
+      return;
+    }
+    connection.send({ type: 'pong' });
+    void this.hub.look(connection);
+  }
+
+  private async richFrame(connection: Connection, frame: RichFrame): Promise<void> {
+    const { tenantId, userId } = connection;
+    switch (frame.type) {
+      case 'ack':
+        return this.hub.acknowledge(connection, frame.conversationId as ConversationId, frame.seq);
+      case 'watch':
+        return this.hub.watch(connection, frame.users.map(idText));
+      case 'sync':
+        return this.sync(connection, frame.cursors);
+      case 'typing':
+        return this.typing(connection, frame);
+      case 'read': {
+        const id = frame.conversationId as ConversationId;
+        const read = await this.conversations.markRead(tenantId, id, userId, frame.seq);
+        if (!read) throw new FrameError(CODE.noGroup, 'conversationId: no such conversation of yours');
+        if (read.moved)
+          await this.tellConversation(connection, id, {
+            type: 'read',
+            conversationId: id,
+            seq: read.readSeq,
+            source: userId,
+          });
+        return;
+      }
+      case 'recall': {
+        const id = frame.conversationId as ConversationId;
+        const { recallSeconds } = connection.settings.limits;
+        await this.conversations.recall(tenantId, id, frame.seq, userId, recallSeconds * 1_000, tombstone);
+        await this.tellConversation(
+          connection,
+          id,
+          { type: 'recall', conversationId: id, seq: frame.seq, source: userId },
+          '',
+        );
+      }
+    }
+  }
+
+  private async sync(connection: Connection, cursors: Readonly<Record<string, number>>): Promise<void> {
+    const reached: Record<string, number> = {};
+    let hasMore = false;
+    let left = SYNC_MESSAGES;
+    for (const [id, after] of Object.entries(cursors)) {
+      if (!/^[1-9]\d{0,18}$/.test(id)) throw new BadFrame('cursors: must have ids of conversations as keys');
+      if (left <= 0) {
+        reached[id] = after;
+        hasMore = true;
+        continue;
+      }
+      const place = await this.hub.rewind(connection, id as ConversationId, after, left);
+      if (!place) throw new FrameError(CODE.noGroup, `cursors.${id}: no such conversation of yours`);
+      left -= Math.max(0, place.seq - after);
+      reached[id] = place.seq;
+      hasMore ||= place.seq < place.lastSeq;
+    }
+    connection.send({ type: 'sync', cursors: reached, hasMore });
+  }
+
+  private async typing(connection: Connection, frame: Extract<RichFrame, { type: 'typing' }>): Promise<void> {
+    const { tenantId, userId, id } = connection;
+    const target = idText(frame.target);
+    const event = {
+      frame: { type: 'typing', source: userId, target, kind: frame.kind },
+      droppable: true,
+      except: id,
+    };
+    if (frame.kind === 'single') {
+      if (!target.startsWith(ASSISTANT_PREFIX)) this.hub.publishEvent(tenantId, { users: [target] }, event);
+      return;
+    }
+    const group = await this.conversations.findGroup(tenantId, target);
+    if (!group || !connection.groups.has(group.id))
+      throw new FrameError(CODE.noGroup, 'target: not a member of that group');
+    this.hub.publishEvent(tenantId, { group: group.id }, event);
+  }
+
+  private async tellConversation(
+    { tenantId, userId, id: except }: Connection,
+    id: ConversationId,
+    frame: object,
+    notTo = except,
+  ): Promise<void> {
+    const conversation = await this.conversations.find(tenantId, id);
+    if (!conversation) return;
+    const to =
+      conversation.kind === 'group' ? { group: id } : { users: [userId, peerOf(conversation.key, userId)] };
+    this.hub.publishEvent(tenantId, to, { frame, droppable: false, except: notTo });
+  }
+
+  private tell(connection: Connection, error: unknown, frame?: ClientFrame): void {
+    const msgId = frame && 'msg' in frame ? frame.msg?.msgId : undefined;
+    if (error instanceof BadFrame) connection.error(CODE.badFrame, error.message, error.msgId ?? msgId);
+    else if (error instanceof FrameError) connection.error(error.code, error.message, msgId);
+    else {
+      const known = error instanceof AppError ? error : new AppError('INTERNAL', { cause: error });
+      if (known.code === 'INTERNAL') this.logger.error({ err: known.cause ?? known }, 'a frame failed');
+      const { code, message } = frameErrorOf(known);
+      connection.error(code, message, msgId);
+    }
+  }
+}
+
+function senderOf(
+  { tenantId, userId, client, id }: Connection,
+  frame: MessageFrame | MembershipFrame,
+): Sender {
+  if (idText(frame.source) !== userId) {
+    throw new FrameError(CODE.foreignSource, "source: is not this token's user");
+  }
+  return { tenantId, userId, client, origin: id, server: false };
+}
+
+function unauthorized(error: string, code = 'UNAUTHENTICATED'): HandshakeRefused {
+  return new HandshakeRefused(401, { error, code });
+}
+
+/** Of a frame that is not going to be handled: so that its sender knows which message to send again. */
+function msgIdIn(data: RawData): unknown {
+  try {
+    const { msg } = JSON.parse((data as Buffer).toString('utf8')) as { msg?: { msgId?: unknown } };
+    return msg?.msgId;
+  } catch {
+    return undefined;
+  }
+}

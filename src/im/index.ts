@@ -1,0 +1,2 @@
+export * from './im.module';
+export { tokenErrors } from './tokens.controller';

@@ -1,0 +1,238 @@
+import { Injectable } from '@nestjs/common';
+import { LRUCache } from 'lru-cache';
+import { AssistantsRepository, type Contact } from '../assistants';
+import { AppError, IdGenerator, isId, type AssistantId, type ConversationId, type TenantId } from '../common';
+import { Config } from '../config';
+import {
+  ASSISTANT_PREFIX,
+  ConversationsRepository,
+  MessageLog,
+  type Appended,
+  type LogEntry,
+  type MemberRole,
+  type MembershipChange,
+  type MessageDraft,
+} from '../messages';
+import { TenantsRepository } from '../tenancy';
+import { CODE, FrameError } from './errors';
+import { canonical, clientTime, dedupeKey, idText, type MembershipFrame, type MessageFrame } from './frames';
+import { Hub } from './hub';
+import { limitsOf } from './limits';
+import { LiveMessage } from './live-message';
+
+/** Who sends: a device over its socket, or the tenant's server in somebody's name. */
+export interface Sender {
+  readonly tenantId: TenantId;
+  readonly userId: string;
+  /** Empty for a server. */
+  readonly client: string;
+  /** The connection that gets no copy; empty for none. */
+  readonly origin: string;
+  /** A server sends to any group, muted or not, as anybody. */
+  readonly server: boolean;
+}
+
+export interface Route {
+  readonly conversationId: ConversationId;
+  readonly assistant: Contact | null;
+}
+
+export type OnSent = (
+  sent: { readonly conversationId: ConversationId; readonly result: Appended } | null,
+  error: AppError | FrameError | null,
+) => void;
+
+export const SYSTEM = 'system';
+const MAX_ROUTES = 100_000;
+/** Assistants' ids are made by the id generator: none is shorter, and most users' ids are. */
+const MIN_ASSISTANT_ID_CHARS = 16;
+const MENTION = /(?<![\w@.])@([a-z0-9][a-z0-9_-]{0,62})/gi;
+const MAX_MENTIONS = 5;
+
+/** Sends and joins, for the socket and for REST: finds the conversation, appends to its log, and lets everybody know. */
+@Injectable()
+export class Messenger {
+  private readonly routes = new LRUCache<string, ConversationId>({ max: MAX_ROUTES });
+  private readonly onRequest: (() => void)[] = [];
+
+  constructor(
+    private readonly config: Config,
+    private readonly ids: IdGenerator,
+    private readonly log: MessageLog,
+    private readonly conversations: ConversationsRepository,
+    private readonly assistants: AssistantsRepository,
+    private readonly tenants: TenantsRepository,
+    private readonly hub: Hub,
+  ) {}
+
+  /** Called when a message that an assistant is to answer has been stored. */
+  whenAsked(listener: () => void): void {
+    this.onRequest.push(listener);
+  }
+
+  /** Where a frame goes; at once when it went there before, else after a look. Throws FrameError, rejects with it. */
+  route(sender: Sender, { type, target, msg }: MessageFrame): Route | Promise<Route> {
+    const to = idText(target);
+    if (type === 'group') {
+      const known = this.routes.get(groupKey(sender.tenantId, to));
+      const mentions = typeof msg.content === 'string' && msg.content.includes('@');
+      if (known && !mentions) return { conversationId: known, assistant: null };
+      return this.routeGroup(sender, to, mentions ? (msg.content as string) : '');
+    }
+    if (to.startsWith(ASSISTANT_PREFIX))
+      return this.routeAssistant(sender, to, { slug: to.slice(ASSISTANT_PREFIX.length) });
+    const known = this.routes.get(pairKey(sender.tenantId, sender.userId, to));
+    if (known) return { conversationId: known, assistant: null };
+    return this.routeSingle(sender, to);
+  }
+
+  /** `done` is called when the message is durable, for a whole batch in one go. Throws FrameError, BadFrame. */
+  send(sender: Sender, route: Route, frame: MessageFrame, done: OnSent): void {
+    const { tenantId, userId, client, origin, server } = sender;
+    const text = canonical(frame);
+    const draft: MessageDraft = {
+      id: this.ids.next(),
+      tenantId,
+      conversationId: route.conversationId,
+      sender: userId,
+      client,
+      dedupe: dedupeKey(userId, frame.msg),
+      clientTime: clientTime(frame.msg, Date.now()),
+      frame: text,
+      memberOnly: frame.type === 'group' && !server,
+      assistantId: route.assistant?.assistantId ?? null,
+    };
+    this.log.append(draft, (result, error) => {
+      if (!result) {
+        done(null, error);
+        return;
+      }
+      done({ conversationId: draft.conversationId, result }, null);
+      if (result.outcome !== 'stored') return;
+      const { conversationId } = draft;
+      const { id, seq } = result;
+      const entry: LogEntry = {
+        id,
+        seq,
+        conversationId,
+        sender: userId,
+        client,
+        frame: text,
+        recalled: false,
+      };
+      const message = new LiveMessage(entry, origin);
+      if (frame.type === 'group') this.hub.publishGroup(conversationId, message);
+      else this.hub.publishSingle(tenantId, [userId, idText(frame.target)], message);
+      if (route.assistant) for (const listener of this.onRequest) listener();
+    });
+  }
+
+  /** The same as a promise. Rejects with AppError (REST's language). */
+  async store(
+    sender: Sender,
+    frame: MessageFrame,
+  ): Promise<{ conversationId: ConversationId; result: Appended }> {
+    const route = await this.route(sender, frame);
+    return new Promise((resolve, reject) => {
+      this.send(sender, route, frame, (sent, error) => (sent ? resolve(sent) : reject(error!)));
+    });
+  }
+
+  /** Joins or leaves; who did so before is acknowledged, and nobody hears of it. Throws FrameError. */
+  async changeMembership(
+    sender: Sender,
+    frame: MembershipFrame,
+    role?: MemberRole,
+  ): Promise<MembershipChange> {
+    const { tenantId, userId, client, server } = sender;
+    const groupId = idText(frame.target);
+    const entry = { groupId, userId, client, frame: canonical(frame) };
+    const settings = await this.tenants.settings(tenantId);
+    if (!settings) throw new AppError('NOT_FOUND');
+    if (frame.type === 'join' && settings.groupPolicy === 'managed' && !server) {
+      throw new FrameError(CODE.noGroup, "target: this tenant's groups are managed by its server");
+    }
+    const change =
+      frame.type === 'join'
+        ? await this.conversations.join(tenantId, entry, {
+            mayCreate: true,
+            maxMembers: limitsOf(this.config, settings).groupMembers,
+            ...(role && { role }),
+          })
+        : await this.conversations.leave(tenantId, entry);
+    if (!change) throw new FrameError(CODE.noGroup, 'target: no such group');
+    this.announce(sender, frame.type, change);
+    return change;
+  }
+
+  private announce(
+    { tenantId, userId, origin }: Sender,
+    type: 'join' | 'leave',
+    change: MembershipChange,
+  ): void {
+    const { conversationId, entry } = change;
+    if (!entry) return;
+    // The joining user's own devices listen before the entry comes, and a leaving one's hear it before they stop.
+    if (type === 'join') {
+      this.hub.control(tenantId, userId, { kind: 'joined', conversationId, fromSeq: entry.seq - 1 });
+    }
+    this.hub.publishGroup(conversationId, new LiveMessage(entry, origin));
+    if (type === 'leave') this.hub.control(tenantId, userId, { kind: 'left', conversationId });
+  }
+
+  forgetGroup(tenantId: TenantId, groupId: string): void {
+    this.routes.delete(groupKey(tenantId, groupId));
+  }
+
+  private async routeGroup({ tenantId }: Sender, groupId: string, content: string): Promise<Route> {
+    const key = groupKey(tenantId, groupId);
+    let conversationId = this.routes.get(key);
+    if (!conversationId) {
+      const group = await this.conversations.findGroup(tenantId, groupId);
+      if (!group) throw new FrameError(CODE.noGroup, 'target: no such group');
+      this.routes.set(key, (conversationId = group.id));
+    }
+    return { conversationId, assistant: await this.mentioned(tenantId, content) };
+  }
+
+  /** The first assistant that a text mentions by `@slug`. */
+  private async mentioned(tenantId: TenantId, content: string): Promise<Contact | null> {
+    const slugs = [...content.matchAll(MENTION)].slice(0, MAX_MENTIONS).map(([, slug]) => slug!);
+    for (const slug of new Set(slugs)) {
+      const contact = await this.assistants.findContact(tenantId, { slug });
+      if (contact) return contact;
+    }
+    return null;
+  }
+
+  private async routeSingle(sender: Sender, to: string): Promise<Route> {
+    const { tenantId, userId } = sender;
+    if (to.length >= MIN_ASSISTANT_ID_CHARS && isId(to)) {
+      const id = to as AssistantId;
+      if (await this.assistants.findContact(tenantId, { id })) return this.routeAssistant(sender, to, { id });
+    }
+    const conversationId = await this.conversations.single(tenantId, userId, to, null);
+    this.routes.set(pairKey(tenantId, userId, to), conversationId);
+    return { conversationId, assistant: null };
+  }
+
+  private async routeAssistant(
+    { tenantId, userId }: Sender,
+    to: string,
+    by: { slug: string } | { id: AssistantId },
+  ): Promise<Route> {
+    const assistant = await this.assistants.findContact(tenantId, by);
+    if (!assistant) throw new FrameError(CODE.noGroup, `target: no assistant ${to}`);
+    const peer = ASSISTANT_PREFIX + assistant.assistantId;
+    const key = pairKey(tenantId, userId, peer);
+    let conversationId = this.routes.get(key);
+    if (!conversationId) {
+      conversationId = await this.conversations.single(tenantId, userId, peer, assistant.assistantId);
+      this.routes.set(key, conversationId);
+    }
+    return { conversationId, assistant };
+  }
+}
+
+const pairKey = (tenantId: TenantId, from: string, to: string): string => `${tenantId}\n${from}\n${to}`;
+const groupKey = (tenantId: TenantId, groupId: string): string => `${tenantId}\n\n${groupId}`;

@@ -1,0 +1,77 @@
+import { timeOfId } from '../common';
+import { parseExact } from './frames';
+import { ASSISTANT_PREFIX, peerOf, type Conversation, type LogEntry, type Standing } from '../messages';
+
+/** A conversation as one of its users sees it (protocols/im.md, `ready`). */
+export function conversationRecord(
+  { id, kind, key, lastSeq, readSeq, unread, untilSeq }: Standing,
+  userId: string,
+) {
+  return {
+    id,
+    kind,
+    target: kind === 'group' ? groupIdOf(key) : contactOf(peerOf(key, userId)),
+    lastSeq: untilSeq ?? lastSeq,
+    readSeq,
+    unread,
+  };
+}
+
+/** The key of a deleted group has its conversation's id behind it, so that the group's id is free again. */
+function groupIdOf(key: string): string {
+  return key.split('\n', 1)[0]!;
+}
+
+/** An assistant is known to clients by its id. */
+function contactOf(peer: string): string {
+  return peer.startsWith(ASSISTANT_PREFIX) ? peer.slice(ASSISTANT_PREFIX.length) : peer;
+}
+
+/** A row of the history. */
+export function messageRecord({ id, seq, conversationId, frame, recalled }: LogEntry) {
+  const { type, source, target, msgType, msg, extra } = parseExact(frame);
+  return {
+    id,
+    seq,
+    conversationId,
+    type,
+    source,
+    target,
+    msgType: msgType ?? 'text',
+    msg: msg ?? null,
+    extra: extra ?? null,
+    timestamp: timeOfId(id),
+    recalled,
+  };
+}
+
+export function groupRecord({
+  id,
+  key,
+  name,
+  attributes,
+  maxMembers,
+  muted,
+  memberCount,
+  lastSeq,
+  createdAt,
+}: Conversation) {
+  return {
+    groupId: groupIdOf(key),
+    conversationId: id,
+    name,
+    attributes,
+    maxMembers,
+    muted,
+    memberCount,
+    lastSeq,
+    createdAt: createdAt.getTime(),
+  };
+}
+
+/** What is left of a recalled message: who, where, and the sender's own id of it. */
+export function tombstone(frame: string): string {
+  const { type, source, target, msgType, msg } = parseExact(frame);
+  const { msgId, timestamp } = (msg ?? {}) as Record<string, unknown>;
+  return JSON.stringify({ type, source, target, msgType, msg: { msgId, timestamp } });
+}

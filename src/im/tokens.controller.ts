@@ -1,0 +1,131 @@
+import { Body, Controller, HttpCode, Post, Req, UsePipes } from '@nestjs/common';
+import { ApiOperation, ApiProperty, ApiPropertyOptional, ApiSecurity, ApiTags } from '@nestjs/swagger';
+import { Transform } from 'class-transformer';
+import { ArrayMaxSize, IsArray, IsOptional, IsString, Length, registerDecorator } from 'class-validator';
+import type { FastifyRequest } from 'fastify';
+import { AppError, type Principal } from '../common';
+import { Caller, NoNul, Public, Scopes, validation, type ErrorShape } from '../common/http';
+import { ASSISTANT_PREFIX } from '../messages';
+import { Authenticator, formatApiKey, parseAppKey } from '../tenancy';
+import { MAX_ID_CHARS } from './frames';
+import { SYSTEM } from './messenger';
+import { TokenIssuer } from './token-issuer';
+
+const MAX_GROUPS = 500;
+
+/** A user's id, number or string; numbers keep their type in the frames that the server makes in the user's name. */
+export function IsUserId(): PropertyDecorator {
+  return (target, propertyName) =>
+    registerDecorator({
+      name: 'isUserId',
+      target: target.constructor,
+      propertyName: propertyName as string,
+      validator: {
+        validate: (value: unknown) =>
+          Number.isSafeInteger(value) ||
+          (typeof value === 'string' &&
+            value.length >= 1 &&
+            value.length <= MAX_ID_CHARS &&
+            !value.includes('\0') &&
+            value.isWellFormed() &&
+            value !== SYSTEM &&
+            !value.startsWith(ASSISTANT_PREFIX)),
+        defaultMessage: () =>
+          `$property must be an integer or a string of 1 to ${MAX_ID_CHARS} characters, not ${SYSTEM} and not beginning with ${ASSISTANT_PREFIX}`,
+      },
+    });
+}
+
+export class TokenRequest {
+  @ApiPropertyOptional({ default: 'pc', maxLength: 32, description: 'The device kind.' })
+  @IsOptional()
+  @IsString()
+  @Length(1, 32)
+  @NoNul()
+  client: string = 'pc';
+
+  @ApiProperty({
+    oneOf: [{ type: 'string' }, { type: 'integer' }],
+    description: "The tenant's own id of the user.",
+  })
+  @IsUserId()
+  userId!: string | number;
+
+  @ApiPropertyOptional({ type: [String], description: 'Every group the user is in.' })
+  // A form repeats the field, or has it once.
+  @Transform(({ value, obj }: { value: unknown; obj: Record<string, unknown> }) => {
+    const given = value ?? obj['groupId[]'];
+    return given === undefined || Array.isArray(given) ? given : [given];
+  })
+  @IsOptional()
+  @IsArray()
+  @ArrayMaxSize(MAX_GROUPS)
+  @IsString({ each: true })
+  @Length(1, MAX_ID_CHARS, { each: true })
+  groupId?: string[];
+}
+
+export class AppTokenRequest extends TokenRequest {
+  @ApiProperty({ description: 'Public half of an API key with the scope `im`.' })
+  @IsString()
+  @Length(1, 64)
+  appKey!: string;
+
+  @ApiProperty({ description: 'Secret half.' })
+  @IsString()
+  @Length(1, 128)
+  appSecret!: string;
+}
+
+/** `code` of a failed token request (protocols/im.md, "Getting a token"). */
+export const tokenErrors: ErrorShape = {
+  prefix: /^\/chat(\/|$)/,
+  render: (error) => ({
+    status: error.status,
+    body: { code: CODES[error.code] ?? 1000, msg: error.message },
+  }),
+};
+const CODES: Readonly<Partial<Record<AppError['code'], number>>> = {
+  BAD_INPUT: 1001,
+  BODY_TOO_LARGE: 1001,
+  UNSUPPORTED_MEDIA_TYPE: 1001,
+  UNAUTHENTICATED: 1002,
+  TENANT_NOT_PERMITTED: 1002,
+  TENANT_SUSPENDED: 1003,
+  FORBIDDEN: 1003,
+  RATE_LIMITED: 1004,
+};
+
+/** Tokens for users' apps, asked for by the tenant's server. */
+@ApiTags('im')
+@UsePipes(validation('ignored'))
+@Controller()
+export class TokensController {
+  constructor(
+    private readonly issuer: TokenIssuer,
+    private readonly authenticator: Authenticator,
+  ) {}
+
+  @Post('chat/oauth/token')
+  @HttpCode(200)
+  @Public()
+  @ApiOperation({ summary: 'A token for a user, by app key and secret' })
+  async byAppKey(@Body() input: AppTokenRequest, @Req() request: FastifyRequest) {
+    const id = parseAppKey(input.appKey);
+    if (!id) throw new AppError('UNAUTHENTICATED', { message: 'Unknown app or wrong secret.' });
+    const principal = await this.authenticator.authenticate({
+      apiKey: formatApiKey({ id, secret: input.appSecret }),
+      address: request.ip,
+    });
+    return { code: 0, msg: 'success', data: await this.issuer.issue(principal, input) };
+  }
+
+  @Post('api/v1/im/tokens')
+  @HttpCode(200)
+  @Scopes('im')
+  @ApiSecurity('x-api-key')
+  @ApiOperation({ summary: 'A token for a user, by API key' })
+  async byApiKey(@Body() input: TokenRequest, @Caller() principal: Principal) {
+    return { code: 0, msg: 'success', data: await this.issuer.issue(principal, input) };
+  }
+}

@@ -1,0 +1,317 @@
+import { isDeepStrictEqual } from 'node:util';
+import { Injectable, Logger, type BeforeApplicationShutdown } from '@nestjs/common';
+import { AppError, idAtTime, type ConversationId, type MessageId, type TenantId } from '../common';
+import { Database, tenantsScope, type Row, type Statement } from '../database';
+import {
+  appendBatch,
+  findAppended,
+  lockConversations,
+  type KnownMessage,
+  type MessageDraft,
+} from './append-statements';
+import type { LogEntry } from './conversation-records';
+
+export type Appended =
+  | { readonly outcome: 'stored' | 'repeated'; readonly id: MessageId; readonly seq: number }
+  /** The same sender, msgId and timestamp in this conversation, but another content. */
+  | { readonly outcome: 'conflict' }
+  /** Not a member who may speak. */
+  | { readonly outcome: 'refused' };
+
+/** Called once: with how it went, or with the error. Synchronously for a whole batch, so that a caller may gather. */
+export type OnAppended = (result: Appended | null, error: AppError | null) => void;
+
+interface Pending {
+  readonly draft: MessageDraft;
+  readonly done: OnAppended[];
+  readonly since: number;
+}
+
+/** One statement; measured: more messages in one bring nothing, and delay the first of them. */
+const MAX_BATCH = 500;
+const MAX_BATCH_CHARS = 4_000_000;
+const MAX_PENDING = 100_000;
+/** How long messages wait for a database that is away before their senders are told. */
+const PATIENCE_MS = 20_000;
+const RETRY_MS = 250;
+/** No sender's clock runs further ahead (im.md, 3): bounds how much older than its timestamp a first copy can be. */
+export const MAX_CLOCK_AHEAD_MS = 30 * 86_400_000;
+export const MAX_PAGE = 200;
+
+/**
+ * The numbered log of every conversation: 1, 2, 3 … without gaps, each message once. Group commit: while one batch is
+ * being committed the next one fills. Whatever it reports as stored is durable; a database that is away for a while
+ * costs time, nothing else.
+ */
+@Injectable()
+export class MessageLog implements BeforeApplicationShutdown {
+  private readonly logger = new Logger(MessageLog.name);
+  private pending: Pending[] = [];
+  private chars = 0;
+  private running: Promise<void> | undefined;
+  /** Of what is waiting or being stored: a retry that comes before its first copy is stored joins it. */
+  private readonly underway = new Map<string, Pending>();
+  private readonly settledListeners: (() => void)[] = [];
+  private stopping = false;
+
+  constructor(private readonly database: Database) {}
+
+  /** Called after each batch, when all its callbacks have run. */
+  onSettled(listener: () => void): void {
+    this.settledListeners.push(listener);
+  }
+
+  append(draft: MessageDraft, done: OnAppended): void {
+    if (draft.dedupe !== null) {
+      const key = underwayKey(draft, draft.dedupe);
+      const first = this.underway.get(key);
+      if (first) {
+        first.done.push((result, error) =>
+          done(result && repeatOf(result, sameContent(first.draft.frame, draft.frame)), error),
+        );
+        return;
+      }
+    }
+    if (this.pending.length >= MAX_PENDING) {
+      done(null, new AppError('OVERLOADED', { retryAfterSeconds: 1 }));
+      return;
+    }
+    const pending: Pending = { draft, done: [done], since: Date.now() };
+    if (draft.dedupe !== null) this.underway.set(underwayKey(draft, draft.dedupe), pending);
+    this.pending.push(pending);
+    this.chars += draft.frame.length;
+    this.running ??= this.run();
+  }
+
+  /** The same as a promise, for callers that send one message at a time. */
+  store(draft: MessageDraft): Promise<Appended> {
+    return new Promise((resolve, reject) => {
+      this.append(draft, (result, error) => (result ? resolve(result) : reject(error!)));
+    });
+  }
+
+  /** Entries of a conversation; `after` and `before` are exclusive. Oldest first, at most 200. */
+  async page(
+    tenantId: TenantId,
+    conversationId: ConversationId,
+    range: { readonly after?: number; readonly before?: number; readonly limit: number },
+  ): Promise<LogEntry[]> {
+    const scope = tenantsScope([tenantId]);
+    const limit = Math.min(range.limit, MAX_PAGE);
+    if (range.before === undefined || range.after !== undefined) {
+      return this.database.one(
+        scope,
+        entriesAfter(tenantId, conversationId, range.after ?? 0, range.before ?? null, limit),
+      );
+    }
+    return this.database.one(scope, entriesBefore(tenantId, conversationId, range.before, limit));
+  }
+
+  async beforeApplicationShutdown(): Promise<void> {
+    this.stopping = true;
+    await this.running;
+  }
+
+  private async run(): Promise<void> {
+    // Everything that this very read of the sockets brings goes into the first batch.
+    await Promise.resolve();
+    while (this.pending.length > 0) await this.commit(this.take());
+    this.running = undefined;
+  }
+
+  private take(): Pending[] {
+    let chars = 0;
+    let count = 0;
+    while (count < this.pending.length && count < MAX_BATCH) {
+      const { length } = this.pending[count]!.draft.frame;
+      if (count > 0 && chars + length > MAX_BATCH_CHARS) break;
+      chars += length;
+      count += 1;
+    }
+    this.chars -= chars;
+    if (count === this.pending.length) {
+      const all = this.pending;
+      this.pending = [];
+      return all;
+    }
+    return this.pending.splice(0, count);
+  }
+
+  /** Resolves when every message of the batch is settled, one way or the other. Never rejects. */
+  private async commit(batch: Pending[]): Promise<void> {
+    let rest = batch;
+    let inDoubt = false;
+    while (rest.length > 0) {
+      try {
+        if (inDoubt) rest = await this.settleFound(rest);
+        if (rest.length > 0) await this.store1(rest);
+        return;
+      } catch (error) {
+        const failure = error instanceof AppError ? error : new AppError('INTERNAL', { cause: error });
+        if (failure.code !== 'STORAGE_UNAVAILABLE') {
+          this.logger.error(`a batch of ${rest.length} was not stored: ${(error as Error).stack}`);
+          await this.isolate(rest, failure);
+          return;
+        }
+        inDoubt = true;
+        rest = this.giveUp(rest, failure);
+        if (rest.length > 0) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      }
+    }
+  }
+
+  private async store1(batch: Pending[]): Promise<void> {
+    const drafts = batch.map(({ draft }) => draft);
+    const [, result] = await this.database.run(scopeOf(drafts), [
+      lockConversations(conversationsOf(drafts)),
+      appendBatch(drafts, oldestCopy(drafts)),
+    ]);
+    let next = 0;
+    batch.forEach((pending, index) => {
+      const known = result.known.get(index);
+      if (result.refused.has(index)) this.settle(pending, { outcome: 'refused' });
+      else if (known) this.settle(pending, repetition(pending.draft, known));
+      else {
+        const seq = result.stored[next];
+        next += 1;
+        if (seq === undefined) this.settle(pending, { outcome: 'refused' });
+        else this.settle(pending, { outcome: 'stored', id: pending.draft.id, seq });
+      }
+    });
+    this.settled();
+  }
+
+  /** Whether the first attempt was committed is unknown: what it stored is found by id, under the conversations' locks. */
+  private async settleFound(batch: Pending[]): Promise<Pending[]> {
+    const drafts = batch.map(({ draft }) => draft);
+    const [, found] = await this.database.run(scopeOf(drafts), [
+      lockConversations(conversationsOf(drafts)),
+      findAppended(drafts),
+    ]);
+    const rest = batch.filter((pending) => {
+      const seq = found.get(pending.draft.id);
+      if (seq !== undefined) this.settle(pending, { outcome: 'stored', id: pending.draft.id, seq });
+      return seq === undefined;
+    });
+    this.settled();
+    return rest;
+  }
+
+  /** One message that Postgres refuses must not take its neighbours with it. */
+  private async isolate(batch: Pending[], failure: AppError): Promise<void> {
+    if (batch.length === 1) {
+      this.settle(batch[0]!, null, failure);
+      this.settled();
+      return;
+    }
+    const half = batch.length >> 1;
+    await this.commit(batch.slice(0, half));
+    await this.commit(batch.slice(half));
+  }
+
+  private giveUp(batch: Pending[], failure: AppError): Pending[] {
+    const oldest = this.stopping ? Infinity : Date.now() - PATIENCE_MS;
+    const rest = batch.filter((pending) => {
+      const over = pending.since < oldest;
+      if (over) this.settle(pending, null, failure);
+      return !over;
+    });
+    // Whoever waits behind them has waited as long, nearly: they are told with their own batch.
+    this.settled();
+    return rest;
+  }
+
+  private settle({ draft, done }: Pending, result: Appended | null, error: AppError | null = null): void {
+    if (draft.dedupe !== null) this.underway.delete(underwayKey(draft, draft.dedupe));
+    for (const tell of done) tell(result, error);
+  }
+
+  private settled(): void {
+    for (const listener of this.settledListeners) listener();
+  }
+}
+
+function scopeOf(drafts: readonly MessageDraft[]) {
+  return tenantsScope(drafts.map(({ tenantId }) => tenantId));
+}
+
+function conversationsOf(drafts: readonly MessageDraft[]): ConversationId[] {
+  return [...new Set(drafts.map(({ conversationId }) => conversationId))];
+}
+
+function underwayKey(draft: MessageDraft, dedupe: string): string {
+  return `${draft.conversationId}\n${dedupe}`;
+}
+
+/** The id that no first copy of these can be under. */
+function oldestCopy(drafts: readonly MessageDraft[]): string {
+  let oldest = Date.now();
+  for (const { dedupe, clientTime } of drafts) {
+    if (dedupe !== null) oldest = Math.min(oldest, clientTime ?? 0);
+  }
+  return idAtTime(oldest - MAX_CLOCK_AHEAD_MS);
+}
+
+/** Of a recalled message nothing is left to compare. */
+function repetition(draft: MessageDraft, { id, seq, frame, recalled }: KnownMessage): Appended {
+  return repeatOf({ outcome: 'stored', id, seq }, recalled || sameContent(frame, draft.frame));
+}
+
+function repeatOf(first: Appended, same: boolean): Appended {
+  if (first.outcome === 'conflict' || first.outcome === 'refused') return first;
+  return same ? { ...first, outcome: 'repeated' } : { outcome: 'conflict' };
+}
+
+/** The order of keys and the spelling of strings are the client's affair. */
+function sameContent(a: string, b: string): boolean {
+  return a === b || isDeepStrictEqual(content(a), content(b));
+}
+
+function content(frame: string): unknown {
+  const { msg, msgType, extra } = JSON.parse(frame) as Record<string, unknown>;
+  const { timestamp, msgId, ...rest } = (msg ?? {}) as Record<string, unknown>;
+  return { rest, msgType: msgType ?? 'text', extra, timestamp: String(timestamp), msgId: String(msgId) };
+}
+
+const ENTRY_COLUMNS = 'id, seq, conversation_id, sender, client, frame, recalled_at is not null as recalled';
+
+const entriesAfter = (
+  tenantId: TenantId,
+  conversationId: ConversationId,
+  after: number,
+  before: number | null,
+  limit: number,
+): Statement<LogEntry[]> => ({
+  name: 'log-after',
+  text: `select ${ENTRY_COLUMNS} from messages
+         where tenant_id = $1 and conversation_id = $2 and seq > $3 and ($4::bigint is null or seq < $4)
+         order by seq limit $5`,
+  values: [tenantId, conversationId, after, before, limit],
+  map: (rows) => rows.map(toEntry),
+});
+
+const entriesBefore = (
+  tenantId: TenantId,
+  conversationId: ConversationId,
+  before: number,
+  limit: number,
+): Statement<LogEntry[]> => ({
+  name: 'log-before',
+  text: `select * from (select ${ENTRY_COLUMNS} from messages
+           where tenant_id = $1 and conversation_id = $2 and seq < $3 order by seq desc limit $4) newest
+         order by seq`,
+  values: [tenantId, conversationId, before, limit],
+  map: (rows) => rows.map(toEntry),
+});
+
+export function toEntry(row: Row): LogEntry {
+  return {
+    id: row.id as MessageId,
+    seq: Number(row.seq),
+    conversationId: row.conversation_id as ConversationId,
+    sender: row.sender as string,
+    client: row.client as string,
+    frame: row.frame as string,
+    recalled: row.recalled as boolean,
+  };
+}

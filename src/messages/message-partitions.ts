@@ -1,0 +1,53 @@
+import {
+  Injectable,
+  Logger,
+  type BeforeApplicationShutdown,
+  type OnApplicationBootstrap,
+} from '@nestjs/common';
+import { Config } from '../config';
+import { Database, platformScope } from '../database';
+
+const EVERY_MS = 3_600_000;
+const DAY_MS = 86_400_000;
+
+/** Keeps this month's and next month's partition of the log there, and drops those that are older than is to be kept, whole. */
+@Injectable()
+export class MessagePartitions implements OnApplicationBootstrap, BeforeApplicationShutdown {
+  private readonly logger = new Logger(MessagePartitions.name);
+  private readonly timer = setInterval(() => void this.tend(), EVERY_MS).unref();
+
+  constructor(
+    private readonly database: Database,
+    private readonly config: Config,
+  ) {}
+
+  async onApplicationBootstrap(): Promise<void> {
+    await this.tend();
+  }
+
+  beforeApplicationShutdown(): void {
+    clearInterval(this.timer);
+  }
+
+  async tend(now = Date.now()): Promise<void> {
+    try {
+      await this.database.one(platformScope(), {
+        name: 'log-partitions',
+        text: 'select ensure_message_partition(at) from unnest($1::timestamptz[]) as at',
+        values: [[0, 32].map((days) => new Date(now + days * DAY_MS))],
+        map: () => undefined,
+      });
+      const days = this.config.env.MESSAGE_RETENTION_DAYS;
+      if (days === 0) return;
+      const dropped = await this.database.one(platformScope(), {
+        name: 'log-partitions-drop',
+        text: 'select drop_message_partitions($1) as dropped',
+        values: [new Date(now - days * DAY_MS)],
+        map: ([row]) => row!.dropped as string[],
+      });
+      if (dropped.length > 0) this.logger.log(`dropped ${dropped.join(', ')}: older than ${days} days`);
+    } catch (error) {
+      this.logger.warn(`partitions not tended, will be tried again: ${(error as Error).message}`);
+    }
+  }
+}

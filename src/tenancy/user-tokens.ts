@@ -1,0 +1,58 @@
+import { hkdfSync } from 'node:crypto';
+import { jwtVerify, SignJWT } from 'jose';
+import { asId, type ApiKeyId, type TenantId } from '../common';
+
+/** What a user's app connects with: self-contained, so that connecting touches no table. */
+export interface UserToken {
+  readonly tenantId: TenantId;
+  readonly userId: string;
+  /** The device kind, e.g. `pc`. */
+  readonly client: string;
+  /** The key it was asked for with; null for the root key. It falls with its key. */
+  readonly keyId: ApiKeyId | null;
+  /** Epoch ms; a revocation at this time or later undoes it. */
+  readonly issuedAt: number;
+  /** Epoch ms. */
+  readonly expiresAt: number;
+}
+
+const ALGORITHM = 'HS256';
+const AUDIENCE = 'parley:user';
+const MAX_TOKEN_CHARS = 4_096;
+
+/** Signs and reads user tokens: JWTs (RFC 7519) under a key derived from the installation's secret. */
+export class UserTokens {
+  private readonly key: Uint8Array;
+
+  constructor(secretKey: string) {
+    this.key = new Uint8Array(hkdfSync('sha256', secretKey, '', AUDIENCE, 32));
+  }
+
+  sign({ tenantId, userId, client, keyId, issuedAt, expiresAt }: UserToken): Promise<string> {
+    return new SignJWT({ ten: tenantId, cli: client, kid: keyId, at: issuedAt })
+      .setProtectedHeader({ alg: ALGORITHM, typ: 'JWT' })
+      .setSubject(userId)
+      .setAudience(AUDIENCE)
+      .setExpirationTime(Math.ceil(expiresAt / 1_000))
+      .sign(this.key);
+  }
+
+  /** Null for anything that is not a token of ours, or an expired one. */
+  async read(token: string): Promise<UserToken | null> {
+    if (token.length > MAX_TOKEN_CHARS) return null;
+    try {
+      const { payload } = await jwtVerify(token, this.key, { algorithms: [ALGORITHM], audience: AUDIENCE });
+      return {
+        tenantId: asId<TenantId>(payload.ten)!,
+        userId: payload.sub!,
+        client: payload.cli as string,
+        keyId: asId<ApiKeyId>(payload.kid),
+        issuedAt: payload.at as number,
+        expiresAt: payload.exp! * 1_000,
+      };
+    } catch {
+      // Not signed by us, or over: for who shows it the two are the same.
+      return null;
+    }
+  }
+}
