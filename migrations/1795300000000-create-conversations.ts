@@ -10,6 +10,7 @@ const PLATFORM = `current_setting('app.platform', true) = 'on'`;
 const TENANT_TABLES = [
   'conversations',
   'conversation_members',
+  'conversation_dialogues',
   'conversation_senders',
   'messages',
   'devices',
@@ -40,7 +41,6 @@ export class CreateConversations1795300000000 implements MigrationInterface {
         max_members integer,
         muted boolean not null default false,
         assistant_id bigint,
-        dialogue_id bigint,
         member_count integer not null default 0,
         last_seq bigint not null default 0,
         last_id bigint not null default 0,
@@ -61,6 +61,13 @@ export class CreateConversations1795300000000 implements MigrationInterface {
         primary key (conversation_id, user_id)
       );
       create index conversation_members_of_user on conversation_members (tenant_id, user_id);
+      create table conversation_dialogues (
+        conversation_id bigint not null,
+        assistant_id bigint not null,
+        tenant_id bigint not null,
+        dialogue_id bigint not null,
+        primary key (conversation_id, assistant_id)
+      );
       create table conversation_senders (
         conversation_id bigint not null,
         sender text collate "C" not null,
@@ -150,7 +157,6 @@ export class CreateConversations1795300000000 implements MigrationInterface {
       );
       create index webhook_deliveries_due on webhook_deliveries (next_at) where not dead;
       create index webhook_deliveries_dead on webhook_deliveries (tenant_id, id) where dead;
-      alter table dialogues add column conversation_id bigint;
     `);
     for (const table of [...TENANT_TABLES, ...TENANT_OR_PLATFORM_TABLES]) {
       const using = (TENANT_OR_PLATFORM_TABLES as readonly string[]).includes(table)
@@ -209,9 +215,8 @@ export class CreateConversations1795300000000 implements MigrationInterface {
 
   async down(queryRunner: QueryRunner): Promise<void> {
     await queryRunner.query(`
-      alter table dialogues drop column conversation_id;
       drop table webhook_deliveries, webhooks, reply_requests, im_revocations, im_sessions, device_marks, devices,
-        messages, conversation_senders, conversation_members, conversations;
+        messages, conversation_senders, conversation_dialogues, conversation_members, conversations;
       drop function ensure_message_partition(timestamptz), drop_message_partitions(timestamptz), message_id_at(timestamptz);
     `);
   }

@@ -14,6 +14,15 @@ import { ObservabilityModule } from './observability';
 import { Quickstart } from './quickstart';
 import { RealtimeModule } from './realtime';
 import { AuthGuard, RootKey, TenancyModule, UserTokens } from './tenancy';
+import { SecretOpener, WebhooksModule } from './webhooks';
+
+/** Secrets of webhooks, sealed in the installation's box. */
+function openerOf(box: SecretBox): SecretOpener {
+  return {
+    seal: (secret, id) => box.seal(secret, `webhook:${id}`),
+    open: (sealed, id) => box.open(sealed, `webhook:${id}`),
+  };
+}
 
 /** What is decided before the application: the environment, the database, the secrets. */
 export interface Foundations {
@@ -33,10 +42,11 @@ class FoundationsModule {
       providers: [
         { provide: Config, useValue: config },
         { provide: SecretBox, useValue: new SecretBox(secretKey) },
+        { provide: SecretOpener, useValue: openerOf(new SecretBox(secretKey)) },
         { provide: RootKey, useValue: new RootKey(rootKey) },
         { provide: UserTokens, useValue: new UserTokens(secretKey) },
       ],
-      exports: [Config, SecretBox, RootKey, UserTokens],
+      exports: [Config, SecretBox, SecretOpener, RootKey, UserTokens],
     };
   }
 }
@@ -57,6 +67,7 @@ export class AppModule {
         AssistantsModule,
         ModelServicesModule,
         DialogueAssistantModule,
+        WebhooksModule,
         ImModule,
         AdminModule,
       ],

@@ -5,7 +5,7 @@ import type { FastifyInstance } from 'fastify';
 import type { DataSourceOptions } from 'typeorm';
 import { AppModule, type Foundations } from './app.module';
 import { assistantEntities } from './assistants';
-import { answerPreflights } from './common/http';
+import { answerPreflights, forgiveEmptyBodies } from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
 import { messageEntities } from './messages';
@@ -56,6 +56,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
     routerOptions: { ignoreDuplicateSlashes: true, maxParamLength: 512 },
   });
   answerPreflights(adapter.getInstance<FastifyInstance>());
+  forgiveEmptyBodies(adapter.getInstance<FastifyInstance>());
   const routes: RegisteredRoute[] = [];
   adapter.getInstance().addHook('onRoute', ({ method, url }) => {
     for (const one of [method].flat()) routes.push({ method: one, url });

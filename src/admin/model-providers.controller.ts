@@ -1,13 +1,12 @@
 import { Body, Controller, Delete, Get, Param, Patch, Post, Query, UsePipes } from '@nestjs/common';
 import { ApiHeader, ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
-import type { ProviderId } from '../common';
+import { refuseAddresses, type ProviderId } from '../common';
 import { Scopes, validation } from '../common/http';
 import { Config } from '../config';
 import { Database } from '../database';
 import { ModelProvidersRepository, type ModelProviderInput } from '../model-services';
 import { AuditLogRepository } from '../tenancy';
 import { Op, Operator, pathId } from './operator';
-import { refusePrivateAddress } from './provider-address';
 import { CreateProvider, PageQuery, UpdateProvider } from './requests';
 
 /** With the root key and no `tenant-id`: providers shared by the platform; else a tenant's own. */
@@ -78,6 +77,6 @@ export class ModelProvidersController {
   /** The platform's operator may point anywhere; a tenant's only outside, unless the installation allows it. */
   private async checkAddress(operator: Operator, { baseUrl }: ModelProviderInput): Promise<void> {
     if (baseUrl && !operator.platform && !this.config.privateProviderAddresses)
-      await refusePrivateAddress(baseUrl);
+      await refuseAddresses('baseUrl', baseUrl);
   }
 }

@@ -44,4 +44,11 @@ export class Config {
     const setting = this.env.PRIVATE_PROVIDER_ADDRESSES;
     return setting === 'auto' ? !this.production : setting === 'allow';
   }
+
+  /** `loopback`: this machine itself and no other private address. */
+  get privateWebhookAddresses(): 'any' | 'loopback' | 'none' {
+    const setting = this.env.PRIVATE_WEBHOOK_ADDRESSES;
+    if (setting === 'allow') return 'any';
+    return setting === 'refuse' || this.production ? 'none' : 'loopback';
+  }
 }

@@ -150,6 +150,11 @@ export const VARIABLES = {
     ['auto', 'allow', 'refuse'],
     'auto',
   ),
+  PRIVATE_WEBHOOK_ADDRESSES: choice(
+    'auto: webhooks may lead to no private address; outside production to this machine itself',
+    ['auto', 'allow', 'refuse'],
+    'auto',
+  ),
 } satisfies Record<string, Variable<unknown>>;
 
 export type VariableName = keyof typeof VARIABLES;

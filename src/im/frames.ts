@@ -130,11 +130,10 @@ export function parseFrame(text: string, rich: boolean): ClientFrame {
 
 /** JSON of ours or checked before, with every number as it was written. */
 export function parseExact(text: string): Record<string, unknown> {
-  return (
-    UNUSUAL_NUMBER.test(text)
-      ? JSON.parse(text, keepSource as (key: string, value: unknown) => unknown)
-      : JSON.parse(text)
-  ) as Record<string, unknown>;
+  return (UNUSUAL_NUMBER.test(text) ? JSON.parse(text, keepSource) : JSON.parse(text)) as Record<
+    string,
+    unknown
+  >;
 }
 
 function msgIdOf(frame: Record<string, unknown>): Id | undefined {

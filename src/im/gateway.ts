@@ -32,7 +32,6 @@ interface Admitted {
   readonly address: string;
 }
 
-/** An open socket and what belongs to it, found from `ws`'s shared handlers: closures of its own would cost each idle one. */
 const connections = new WeakMap<WebSocket, Connection>();
 
 /** `/chat`: who may connect, and what each frame does (protocols/im.md). */
@@ -54,31 +53,24 @@ export class ImGateway implements OnModuleInit {
   ) {}
 
   onModuleInit(): void {
-    const onMessage = (ws: WebSocket, data: RawData, isBinary: boolean): void => {
-      const connection = connections.get(ws);
-      if (connection) this.receive(connection, data, isBinary);
-    };
-    const onPong = (ws: WebSocket, data: Buffer): void => {
-      const connection = connections.get(ws);
-      if (connection) this.hub.pong(connection, data.toString('latin1'));
-    };
-    const onClose = (ws: WebSocket): void => {
-      const connection = connections.get(ws);
-      if (connection) this.hub.remove(connection);
-    };
-    const handlers = {
-      message(this: WebSocket, data: RawData, isBinary: boolean) {
-        onMessage(this, data, isBinary);
-      },
-      pong(this: WebSocket, data: Buffer) {
-        onPong(this, data);
-      },
-      close(this: WebSocket) {
-        onClose(this);
-      },
-      // 'close' follows and does what is to be done; `ws` has told the client by then.
-      error: () => undefined,
-    };
+    // Shared by all sockets, which come as `this`: closures of its own would cost each idle one.
+    const of = (ws: WebSocket): Connection | undefined => connections.get(ws);
+    const receive = this.receive.bind(this);
+    const { hub } = this;
+    function onMessage(this: WebSocket, data: RawData, isBinary: boolean): void {
+      const connection = of(this);
+      if (connection) receive(connection, data, isBinary);
+    }
+    function onPong(this: WebSocket, data: Buffer): void {
+      const connection = of(this);
+      if (connection) hub.pong(connection, data.toString('latin1'));
+    }
+    function onClose(this: WebSocket): void {
+      const connection = of(this);
+      if (connection) hub.remove(connection);
+    }
+    // 'close' follows and does what is to be done; `ws` has told the client by then.
+    const onError = (): void => undefined;
     this.sockets.add<Admitted>({
       path: /^\/chat\/?$/,
       protocols: [RICH_PROTOCOL],
@@ -92,10 +84,7 @@ export class ImGateway implements OnModuleInit {
           maxBufferedBytes: this.config.env.IM_MAX_BUFFERED_BYTES,
         });
         connections.set(ws, connection);
-        ws.on('message', handlers.message)
-          .on('pong', handlers.pong)
-          .on('close', handlers.close)
-          .on('error', handlers.error);
+        ws.on('message', onMessage).on('pong', onPong).on('close', onClose).on('error', onError);
         this.hub.add(connection);
       },
     });

@@ -1,16 +1,21 @@
 import { Module } from '@nestjs/common';
 import { RepliesModule } from '../replies';
+import { Contacts } from './contacts';
 import { DeviceMarks } from './device-marks';
 import { ImGateway } from './gateway';
+import { GroupsController } from './groups.controller';
 import { Hub } from './hub';
+import { MessagesController } from './messages.controller';
 import { Messenger } from './messenger';
 import { TokenIssuer } from './token-issuer';
 import { TokensController } from './tokens.controller';
+import { UsersController } from './users.controller';
+import { WebhooksController } from './webhooks.controller';
 
 /** The IM wire: `/chat` and the REST beside it. Owns connections and what is on its way to them; what was said is the log's. */
 @Module({
   imports: [RepliesModule],
-  controllers: [TokensController],
-  providers: [Hub, DeviceMarks, Messenger, ImGateway, TokenIssuer],
+  controllers: [TokensController, MessagesController, GroupsController, UsersController, WebhooksController],
+  providers: [Hub, DeviceMarks, Messenger, Contacts, ImGateway, TokenIssuer],
 })
 export class ImModule {}

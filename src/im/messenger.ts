@@ -200,7 +200,7 @@ export class Messenger {
     const slugs = [...content.matchAll(MENTION)].slice(0, MAX_MENTIONS).map(([, slug]) => slug!);
     for (const slug of new Set(slugs)) {
       const contact = await this.assistants.findContact(tenantId, { slug });
-      if (contact) return contact;
+      if (contact?.versionId) return contact;
     }
     return null;
   }
@@ -222,7 +222,7 @@ export class Messenger {
     by: { slug: string } | { id: AssistantId },
   ): Promise<Route> {
     const assistant = await this.assistants.findContact(tenantId, by);
-    if (!assistant) throw new FrameError(CODE.noGroup, `target: no assistant ${to}`);
+    if (!assistant?.versionId) throw new FrameError(CODE.noGroup, `target: no published assistant ${to}`);
     const peer = ASSISTANT_PREFIX + assistant.assistantId;
     const key = pairKey(tenantId, userId, peer);
     let conversationId = this.routes.get(key);

@@ -1,6 +1,13 @@
 import { timeOfId } from '../common';
 import { parseExact } from './frames';
-import { ASSISTANT_PREFIX, peerOf, type Conversation, type LogEntry, type Standing } from '../messages';
+import {
+  ASSISTANT_PREFIX,
+  peerOf,
+  type Conversation,
+  type LogEntry,
+  type Member,
+  type Standing,
+} from '../messages';
 
 /** A conversation as one of its users sees it (protocols/im.md, `ready`). */
 export function conversationRecord(
@@ -74,4 +81,8 @@ export function tombstone(frame: string): string {
   const { type, source, target, msgType, msg } = parseExact(frame);
   const { msgId, timestamp } = (msg ?? {}) as Record<string, unknown>;
   return JSON.stringify({ type, source, target, msgType, msg: { msgId, timestamp } });
+}
+
+export function memberRecord({ userId, role, mutedUntil, joinedAt }: Member) {
+  return { userId, role, mutedUntil: mutedUntil?.getTime() ?? null, joinedAt: joinedAt.getTime() };
 }

@@ -1,40 +1,16 @@
 import { Body, Controller, HttpCode, Post, Req, UsePipes } from '@nestjs/common';
 import { ApiOperation, ApiProperty, ApiPropertyOptional, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
-import { ArrayMaxSize, IsArray, IsOptional, IsString, Length, registerDecorator } from 'class-validator';
+import { ArrayMaxSize, IsArray, IsOptional, IsString, Length } from 'class-validator';
 import type { FastifyRequest } from 'fastify';
 import { AppError, type Principal } from '../common';
 import { Caller, NoNul, Public, Scopes, validation, type ErrorShape } from '../common/http';
-import { ASSISTANT_PREFIX } from '../messages';
 import { Authenticator, formatApiKey, parseAppKey } from '../tenancy';
 import { MAX_ID_CHARS } from './frames';
-import { SYSTEM } from './messenger';
 import { TokenIssuer } from './token-issuer';
+import { IsUserId } from './user-id';
 
 const MAX_GROUPS = 500;
-
-/** A user's id, number or string; numbers keep their type in the frames that the server makes in the user's name. */
-export function IsUserId(): PropertyDecorator {
-  return (target, propertyName) =>
-    registerDecorator({
-      name: 'isUserId',
-      target: target.constructor,
-      propertyName: propertyName as string,
-      validator: {
-        validate: (value: unknown) =>
-          Number.isSafeInteger(value) ||
-          (typeof value === 'string' &&
-            value.length >= 1 &&
-            value.length <= MAX_ID_CHARS &&
-            !value.includes('\0') &&
-            value.isWellFormed() &&
-            value !== SYSTEM &&
-            !value.startsWith(ASSISTANT_PREFIX)),
-        defaultMessage: () =>
-          `$property must be an integer or a string of 1 to ${MAX_ID_CHARS} characters, not ${SYSTEM} and not beginning with ${ASSISTANT_PREFIX}`,
-      },
-    });
-}
 
 export class TokenRequest {
   @ApiPropertyOptional({ default: 'pc', maxLength: 32, description: 'The device kind.' })

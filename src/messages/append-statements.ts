@@ -70,7 +70,7 @@ export const appendBatch = (drafts: readonly MessageDraft[], oldest: string): St
       where not exists (select 1 from known k where k.ord = i.ord)
         and not exists (select 1 from refused r where r.ord = i.ord)),
     bumped as (
-      update conversations c set last_seq = c.last_seq + f.n, last_id = greatest(c.last_id, f.id)
+      update conversations c set last_seq = c.last_seq + f.n, last_id = greatest(c.last_id, f.id, message_id_at(clock_timestamp()))
       from (select conversation_id, tenant_id, max(n) as n, max(id) as id from fresh group by 1, 2) f
       where c.id = f.conversation_id and c.tenant_id = f.tenant_id
       returning c.id, c.last_seq - f.n as base),

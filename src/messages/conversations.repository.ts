@@ -291,20 +291,27 @@ export class ConversationsRepository {
   }
 
   /** The dialogue in which an assistant's side of this conversation is kept. */
-  async linkDialogue(tenantId: TenantId, id: ConversationId, dialogueId: DialogueId): Promise<void> {
+  async linkDialogue(
+    tenantId: TenantId,
+    id: ConversationId,
+    assistantId: AssistantId,
+    dialogueId: DialogueId,
+  ): Promise<void> {
     await this.database.one(tenantScope(tenantId), {
-      name: 'conversation-dialogue',
-      text: 'update conversations set dialogue_id = $3 where tenant_id = $1 and id = $2',
-      values: [tenantId, id, dialogueId],
+      name: 'conversation-dialogue-link',
+      text: `insert into conversation_dialogues (conversation_id, assistant_id, tenant_id, dialogue_id) values ($2, $3, $1, $4)
+             on conflict (conversation_id, assistant_id) do update set dialogue_id = excluded.dialogue_id`,
+      values: [tenantId, id, assistantId, dialogueId],
       map: () => undefined,
     });
   }
 
-  dialogueOf(tenantId: TenantId, id: ConversationId): Promise<DialogueId | null> {
+  dialogueOf(tenantId: TenantId, id: ConversationId, assistantId: AssistantId): Promise<DialogueId | null> {
     return this.database.one(tenantScope(tenantId), {
       name: 'conversation-dialogue-of',
-      text: 'select dialogue_id from conversations where tenant_id = $1 and id = $2',
-      values: [tenantId, id],
+      text: `select dialogue_id from conversation_dialogues
+             where tenant_id = $1 and conversation_id = $2 and assistant_id = $3`,
+      values: [tenantId, id, assistantId],
       map: ([row]) => (row?.dialogue_id ?? null) as DialogueId | null,
     });
   }

@@ -6,6 +6,7 @@ export * from './dialogues.repository';
 export * from './message-log';
 export * from './messages.module';
 export * from './records';
+export * from './reply-requests.repository';
 export { endReply, stopRequested, storeCheckpoints } from './turn-statements';
 import { DialogueMessageEntity } from './dialogue-message.entity';
 import { DialogueEntity } from './dialogue.entity';

@@ -4,11 +4,25 @@ import { DevicesRepository } from './devices.repository';
 import { DialoguesRepository } from './dialogues.repository';
 import { MessageLog } from './message-log';
 import { MessagePartitions } from './message-partitions';
+import { ReplyRequestsRepository } from './reply-requests.repository';
 
 /** Messages: sole owner of what was said: dialogues (a tree) and conversations (a numbered log). Others store and read through its repositories and statements; nobody else touches its tables. */
 @Global()
 @Module({
-  providers: [DialoguesRepository, ConversationsRepository, DevicesRepository, MessageLog, MessagePartitions],
-  exports: [DialoguesRepository, ConversationsRepository, DevicesRepository, MessageLog],
+  providers: [
+    DialoguesRepository,
+    ConversationsRepository,
+    DevicesRepository,
+    MessageLog,
+    MessagePartitions,
+    ReplyRequestsRepository,
+  ],
+  exports: [
+    DialoguesRepository,
+    ConversationsRepository,
+    DevicesRepository,
+    MessageLog,
+    ReplyRequestsRepository,
+  ],
 })
 export class MessagesModule {}

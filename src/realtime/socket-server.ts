@@ -53,7 +53,7 @@ export class SocketServer {
       maxPayload: maxFrameBytes,
       handleProtocols: (offered) => protocols.find((protocol) => offered.has(protocol)) ?? false,
     });
-    this.routes.push({ route: route as SocketRoute, server });
+    this.routes.push({ route, server });
   }
 
   attach(server: Server): void {

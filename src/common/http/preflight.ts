@@ -24,3 +24,13 @@ export function answerPreflights(server: FastifyInstance): void {
       .send();
   });
 }
+
+/** A body of no bytes is none, whatever its announced type: many clients send `Content-Type` with every request. */
+export function forgiveEmptyBodies(server: FastifyInstance): void {
+  server.addHook('onRequest', (request, _reply, done) => {
+    const { headers } = request;
+    if (headers['transfer-encoding'] === undefined && (headers['content-length'] ?? '0') === '0')
+      delete headers['content-type'];
+    done();
+  });
+}

@@ -1,6 +1,6 @@
 import { lookup } from 'node:dns/promises';
 import { BlockList, isIP } from 'node:net';
-import { badInput } from '../common';
+import { badInput } from './errors';
 
 /** Addresses that are nobody's business to have us call: this host, its networks, and their metadata services (RFC 6890). */
 const PRIVATE = new BlockList();
@@ -33,15 +33,31 @@ export function isPrivateAddress(address: string): boolean {
   return PRIVATE.check(plain, isIP(plain) === 6 ? 'ipv6' : 'ipv4');
 }
 
-/** BAD_INPUT when the URL's host is, or resolves to, a private address: a tenant could otherwise read our network through us. */
-export async function refusePrivateAddress(baseUrl: string): Promise<void> {
-  const host = new URL(baseUrl).hostname.replace(/^\[|\]$/g, '');
+/** 127.0.0.0/8 and ::1: this machine itself. */
+export function isLoopback(address: string): boolean {
+  const plain = address.replace(/^::ffff:(?=\d+\.)/i, '');
+  return plain === '::1' || /^127\.\d+\.\d+\.\d+$/.test(plain);
+}
+
+/** The host of a URL, without the brackets of an IPv6 address. */
+export const hostOf = (url: string): string => new URL(url).hostname.replace(/^\[|\]$/g, '');
+
+/**
+ * BAD_INPUT, naming `field`, when the URL's host is, or resolves to, an address that is not allowed: a tenant could
+ * otherwise read our network through us.
+ */
+export async function refuseAddresses(
+  field: string,
+  url: string,
+  refused: (address: string) => boolean = isPrivateAddress,
+): Promise<void> {
+  const host = hostOf(url);
   const addresses = isIP(host)
     ? [host]
     : await lookup(host, { all: true }).then(
         (found) => found.map(({ address }) => address),
         () => [],
       );
-  if (addresses.length === 0) throw badInput('baseUrl', "its host's name can not be resolved");
-  if (addresses.some(isPrivateAddress)) throw badInput('baseUrl', 'must not lead to a private address');
+  if (addresses.length === 0) throw badInput(field, "its host's name can not be resolved");
+  if (addresses.some(refused)) throw badInput(field, 'must not lead to a private address');
 }

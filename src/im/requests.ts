@@ -1,0 +1,276 @@
+import { ApiProperty, ApiPropertyOptional } from '@nestjs/swagger';
+import { Transform } from 'class-transformer';
+import {
+  ArrayMaxSize,
+  ArrayMinSize,
+  ArrayUnique,
+  IsArray,
+  IsBoolean,
+  IsIn,
+  IsInt,
+  IsOptional,
+  IsString,
+  IsUrl,
+  Length,
+  Max,
+  MaxLength,
+  Min,
+  registerDecorator,
+  ValidateIf,
+} from 'class-validator';
+import { EmptyIsAbsent, IsJsonObject, NoNul } from '../common/http';
+import { MAX_PAGE, type MemberRole } from '../messages';
+import { WEBHOOK_EVENTS, type WebhookEvent } from '../webhooks';
+import { MAX_ID_CHARS } from './frames';
+import { IsTarget, IsUserId } from './user-id';
+
+const MAX_MESSAGE_CHARS = 65_536;
+const MAX_RECIPIENTS = 10_000;
+const MAX_MEMBERS_A_REQUEST = 1_000;
+const Present = () => ValidateIf((_, value) => value !== undefined);
+
+const toNumber = ({ value }: { value: unknown }): unknown =>
+  typeof value === 'string' && /^\d{1,15}$/.test(value) ? Number(value) : value;
+
+/** Any JSON, bounded. */
+function IsJson(maxChars: number): PropertyDecorator {
+  return (target, propertyName) =>
+    registerDecorator({
+      name: 'isJson',
+      target: target.constructor,
+      propertyName: propertyName as string,
+      validator: {
+        validate: (value: unknown) => {
+          const text = JSON.stringify(value) ?? 'null';
+          return text.length <= maxChars && !/\\u0000/.test(text);
+        },
+        defaultMessage: () => `$property must be at most ${maxChars} characters as JSON`,
+      },
+    });
+}
+
+class Packet {
+  @ApiPropertyOptional({ default: 'text', maxLength: 64 })
+  @IsOptional()
+  @IsString()
+  @Length(1, 64)
+  @NoNul()
+  msgType?: string;
+
+  @ApiProperty({ type: Object, example: { msgId: 'order-17', content: 'Your order is on its way.' } })
+  @IsJsonObject(MAX_MESSAGE_CHARS)
+  msg!: Record<string, unknown>;
+
+  @ApiPropertyOptional({ description: 'Any JSON, passed through.' })
+  @IsOptional()
+  @IsJson(MAX_MESSAGE_CHARS)
+  extra?: unknown;
+}
+
+export class SendMessageRequest extends Packet {
+  @ApiProperty({ enum: ['single', 'group'] })
+  @IsIn(['single', 'group'])
+  type!: 'single' | 'group';
+
+  @ApiPropertyOptional({ oneOf: [{ type: 'string' }, { type: 'integer' }], default: 'system' })
+  @IsOptional()
+  @IsTarget()
+  source?: string | number;
+
+  @ApiProperty({ oneOf: [{ type: 'string' }, { type: 'integer' }] })
+  @IsTarget()
+  target!: string | number;
+}
+
+export class BroadcastRequest extends Packet {
+  @ApiPropertyOptional({ oneOf: [{ type: 'string' }, { type: 'integer' }], default: 'system' })
+  @IsOptional()
+  @IsTarget()
+  source?: string | number;
+
+  @ApiPropertyOptional({
+    type: [String],
+    description: `At most ${MAX_RECIPIENTS}; absent: every user who ever connected.`,
+  })
+  @IsOptional()
+  @IsArray()
+  @ArrayMinSize(1)
+  @ArrayMaxSize(MAX_RECIPIENTS)
+  @IsTarget({ each: true })
+  users?: (string | number)[];
+}
+
+export class ConversationsQuery {
+  @ApiProperty()
+  @IsString()
+  @Length(1, MAX_ID_CHARS)
+  @NoNul()
+  userId!: string;
+}
+
+export class HistoryQuery {
+  @ApiPropertyOptional({ description: 'Only messages with a smaller `seq`.' })
+  @Transform(toNumber)
+  @IsOptional()
+  @IsInt()
+  @Min(0)
+  before?: number;
+
+  @ApiPropertyOptional({ description: 'Only messages with a larger `seq`.' })
+  @Transform(toNumber)
+  @IsOptional()
+  @IsInt()
+  @Min(0)
+  after?: number;
+
+  @ApiPropertyOptional({ minimum: 1, maximum: MAX_PAGE - 1, default: 50 })
+  @Transform(toNumber)
+  @IsOptional()
+  @IsInt()
+  @Min(1)
+  @Max(MAX_PAGE - 1)
+  limit: number = 50;
+}
+
+/** Lists by the tenant's own ids: `cursor` is the last one of the page before. */
+export class ListQuery {
+  @ApiPropertyOptional({ minimum: 1, maximum: 200, default: 50 })
+  @Transform(toNumber)
+  @IsOptional()
+  @IsInt()
+  @Min(1)
+  @Max(200)
+  limit: number = 50;
+
+  @ApiPropertyOptional({ description: 'the `nextCursor` of the page before' })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsString()
+  @MaxLength(MAX_ID_CHARS)
+  @NoNul()
+  cursor?: string;
+}
+
+export class UpdateGroupRequest {
+  @ApiPropertyOptional({ maxLength: 200 })
+  @Present()
+  @IsString()
+  @MaxLength(200)
+  @NoNul()
+  name?: string;
+
+  @ApiPropertyOptional({ type: Object })
+  @Present()
+  @IsJsonObject(20_000)
+  attributes?: Record<string, unknown>;
+
+  @ApiPropertyOptional({ nullable: true, minimum: 1, description: "null: the tenant's limit." })
+  @IsOptional()
+  @IsInt()
+  @Min(1)
+  @Max(1_000_000)
+  maxMembers?: number | null;
+
+  @ApiPropertyOptional({ description: 'Only the owner and admins may speak.' })
+  @Present()
+  @IsBoolean()
+  muted?: boolean;
+}
+
+export class CreateGroupRequest extends UpdateGroupRequest {
+  @ApiProperty({ maxLength: MAX_ID_CHARS })
+  @IsString()
+  @Length(1, MAX_ID_CHARS)
+  @NoNul()
+  groupId!: string;
+
+  @ApiPropertyOptional({ oneOf: [{ type: 'string' }, { type: 'integer' }] })
+  @IsOptional()
+  @IsUserId()
+  owner?: string | number;
+
+  @ApiPropertyOptional({ type: [String] })
+  @IsOptional()
+  @IsArray()
+  @ArrayMaxSize(MAX_MEMBERS_A_REQUEST)
+  @IsUserId({ each: true })
+  members?: (string | number)[];
+}
+
+export class AddMembersRequest {
+  @ApiProperty({ type: [String] })
+  @IsArray()
+  @ArrayMinSize(1)
+  @ArrayMaxSize(MAX_MEMBERS_A_REQUEST)
+  @IsUserId({ each: true })
+  users!: (string | number)[];
+
+  @ApiPropertyOptional({ enum: ['admin', 'member'], default: 'member' })
+  @IsOptional()
+  @IsIn(['admin', 'member'])
+  role?: MemberRole;
+}
+
+export class UpdateMemberRequest {
+  @ApiPropertyOptional({
+    enum: ['owner', 'admin', 'member'],
+    description: 'A new owner makes the old one an admin.',
+  })
+  @Present()
+  @IsIn(['owner', 'admin', 'member'])
+  role?: MemberRole;
+
+  @ApiPropertyOptional({ minimum: 0, description: 'From now; 0 lets the member speak again.' })
+  @Present()
+  @IsInt()
+  @Min(0)
+  @Max(315_360_000)
+  mutedSeconds?: number;
+}
+
+export class SessionsQuery {
+  @ApiPropertyOptional({ description: 'One device kind; absent: all.' })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsString()
+  @MaxLength(32)
+  @NoNul()
+  client?: string;
+}
+
+const WEBHOOK_URL = { protocols: ['http', 'https'], require_protocol: true, require_tld: false };
+
+export class UpdateWebhookRequest {
+  @ApiPropertyOptional()
+  @Present()
+  @IsUrl(WEBHOOK_URL, { message: '$property must be an http(s) URL' })
+  @MaxLength(2_000)
+  url?: string;
+
+  @ApiPropertyOptional({ enum: WEBHOOK_EVENTS, isArray: true })
+  @Present()
+  @IsArray()
+  @ArrayMinSize(1)
+  @ArrayUnique()
+  @IsIn(WEBHOOK_EVENTS, { each: true })
+  events?: WebhookEvent[];
+
+  @ApiPropertyOptional()
+  @Present()
+  @IsBoolean()
+  enabled?: boolean;
+}
+
+export class CreateWebhookRequest extends UpdateWebhookRequest {
+  @ApiProperty()
+  @IsUrl(WEBHOOK_URL, { message: '$property must be an http(s) URL' })
+  @MaxLength(2_000)
+  declare url: string;
+
+  @ApiProperty({ enum: WEBHOOK_EVENTS, isArray: true })
+  @IsArray()
+  @ArrayMinSize(1)
+  @ArrayUnique()
+  @IsIn(WEBHOOK_EVENTS, { each: true })
+  declare events: WebhookEvent[];
+}

@@ -1,0 +1,54 @@
+import { ValidateBy, type ValidationOptions } from 'class-validator';
+import { ASSISTANT_PREFIX } from '../messages';
+import { MAX_ID_CHARS } from './frames';
+import { SYSTEM } from './messenger';
+
+/** A user's id, number or string; neither the platform's own sender nor anything that looks like an assistant. */
+export function isUserId(value: unknown): value is string | number {
+  return (
+    Number.isSafeInteger(value) ||
+    (typeof value === 'string' &&
+      value.length >= 1 &&
+      value.length <= MAX_ID_CHARS &&
+      !value.includes('\0') &&
+      value.isWellFormed() &&
+      value !== SYSTEM &&
+      !value.startsWith(ASSISTANT_PREFIX))
+  );
+}
+
+export function IsUserId(options?: ValidationOptions): PropertyDecorator {
+  return ValidateBy(
+    {
+      name: 'isUserId',
+      validator: {
+        validate: isUserId,
+        defaultMessage: () =>
+          `$property must be an integer or a string of 1 to ${MAX_ID_CHARS} characters, not ${SYSTEM} and not beginning with ${ASSISTANT_PREFIX}`,
+      },
+    },
+    options,
+  );
+}
+
+/** A user's, group's or assistant's id on the wire: a number or a string. */
+export function IsTarget(options?: ValidationOptions): PropertyDecorator {
+  return ValidateBy(
+    {
+      name: 'isTarget',
+      validator: {
+        validate: (value: unknown) => isUserId(value) || (typeof value === 'string' && isTargetText(value)),
+        defaultMessage: () => `$property must be an integer or a string of 1 to ${MAX_ID_CHARS} characters`,
+      },
+    },
+    options,
+  );
+}
+
+function isTargetText(value: string): boolean {
+  return (
+    value.length <= MAX_ID_CHARS &&
+    (value === SYSTEM || value.startsWith(ASSISTANT_PREFIX)) &&
+    !value.includes('\0')
+  );
+}

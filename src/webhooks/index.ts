@@ -1,0 +1,4 @@
+export * from './secret-opener';
+export * from './webhook-sender';
+export * from './webhooks.module';
+export * from './webhooks.repository';

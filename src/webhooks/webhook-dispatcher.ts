@@ -1,0 +1,95 @@
+import {
+  Injectable,
+  Logger,
+  type BeforeApplicationShutdown,
+  type OnApplicationBootstrap,
+} from '@nestjs/common';
+import { SecretOpener } from './secret-opener';
+import { WebhookSender } from './webhook-sender';
+import { WebhooksRepository, type Delivery } from './webhooks.repository';
+
+const POLL_MS = 500;
+const CLAIM = 50;
+const MAX_RUNNING = 100;
+/** 5 s, 10 s, 20 s … at most an hour apart: twelve attempts reach over some five hours. */
+const BASE_DELAY_MS = 5_000;
+const MAX_DELAY_MS = 3_600_000;
+const MAX_ATTEMPTS = 12;
+const MAX_ERROR_CHARS = 300;
+const DRAIN_MS = 3_000;
+
+/** Delivers the outbox: at least once, with back-off, and after the last attempt to the dead letters. */
+@Injectable()
+export class WebhookDispatcher implements OnApplicationBootstrap, BeforeApplicationShutdown {
+  private readonly logger = new Logger(WebhookDispatcher.name);
+  private readonly running = new Set<Promise<void>>();
+  private timer: NodeJS.Timeout | undefined;
+  private claiming: Promise<void> | undefined;
+
+  constructor(
+    private readonly webhooks: WebhooksRepository,
+    private readonly sender: WebhookSender,
+    private readonly secrets: SecretOpener,
+  ) {}
+
+  onApplicationBootstrap(): void {
+    this.timer = setInterval(() => {
+      this.claiming ??= this.work().finally(() => (this.claiming = undefined));
+    }, POLL_MS).unref();
+  }
+
+  async beforeApplicationShutdown(): Promise<void> {
+    clearInterval(this.timer);
+    await this.claiming;
+    const timeout = new Promise<void>((resolve) => setTimeout(resolve, DRAIN_MS).unref());
+    await Promise.race([Promise.all(this.running), timeout]);
+  }
+
+  private async work(): Promise<void> {
+    try {
+      for (let claimed = CLAIM; claimed === CLAIM && this.running.size < MAX_RUNNING;) {
+        const due = await this.webhooks.claim(CLAIM);
+        claimed = due.length;
+        if (claimed === 0) return;
+        const targets = await this.webhooks.targets(due.map(({ tenantId }) => tenantId));
+        for (const delivery of due) {
+          const target = targets.get(delivery.webhookId);
+          const run = this.attempt(
+            target ? { ...delivery, ...target } : { ...delivery, url: '', secret: '' },
+          ).finally(() => this.running.delete(run));
+          this.running.add(run);
+        }
+      }
+    } catch (error) {
+      this.logger.debug(`the outbox was not read: ${(error as Error).message}`);
+    }
+  }
+
+  private async attempt(delivery: Delivery): Promise<void> {
+    try {
+      let failure: string | null = null;
+      try {
+        if (delivery.url === '') throw new Error('the webhook is switched off');
+        await this.sender.send(delivery, this.secrets.open(delivery.secret, delivery.webhookId));
+      } catch (error) {
+        failure = describe(error as Error);
+      }
+      if (failure === null) await this.webhooks.delivered(delivery);
+      else await this.webhooks.failed(delivery, failure, nextAttemptIn(delivery.attempt));
+    } catch (error) {
+      // The database is away: the claim runs out, and the attempt is made again.
+      this.logger.debug(`an attempt's outcome was not stored: ${(error as Error).message}`);
+    }
+  }
+}
+
+/** Null after the last one. Jittered: what failed together must not come back together. */
+export function nextAttemptIn(attempt: number, random = Math.random): number | null {
+  if (attempt >= MAX_ATTEMPTS) return null;
+  return Math.min(BASE_DELAY_MS * 2 ** (attempt - 1), MAX_DELAY_MS) * (0.75 + random() / 4);
+}
+
+function describe(error: Error): string {
+  const code = (error as NodeJS.ErrnoException).code;
+  return `${code ? `${code}: ` : ''}${error.message}`.slice(0, MAX_ERROR_CHARS);
+}
