@@ -58,12 +58,13 @@ export const appendBatch = (drafts: readonly MessageDraft[], oldest: string): St
         as i(id, tenant_id, conversation_id, sender, client, dedupe, frame, member_only, assistant_id, ord)),
     known as materialized (
       select i.ord, m.id, m.seq, m.frame, m.recalled_at is not null as recalled from input i
-      join messages m on m.conversation_id = i.conversation_id and m.dedupe = i.dedupe and m.id >= $10
+      join messages m on m.tenant_id = i.tenant_id and m.conversation_id = i.conversation_id and m.dedupe = i.dedupe
+        and m.id >= $10
       where i.dedupe is not null),
     refused as materialized (
       select i.ord from input i where i.member_only and not exists (
         select 1 from conversation_members p join conversations c on c.id = p.conversation_id
-        where p.conversation_id = i.conversation_id and p.user_id = i.sender and p.until_seq is null
+        where p.tenant_id = i.tenant_id and p.conversation_id = i.conversation_id and p.user_id = i.sender and p.until_seq is null
           and (p.role <> 'member' or (not c.muted and (p.muted_until is null or p.muted_until < now()))))),
     fresh as materialized (
       select i.*, row_number() over (partition by i.conversation_id order by i.ord) as n from input i

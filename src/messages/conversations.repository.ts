@@ -516,7 +516,8 @@ const markRead = (
     moved as (
       update conversation_members m set read_seq = s.target,
         read_own = coalesce((select sent from conversation_senders where conversation_id = $2 and sender = $3), 0)
-          - (select count(*) from messages o where o.conversation_id = $2 and o.seq > s.target and o.sender = $3)
+          - (select count(*) from messages o
+             where o.tenant_id = $1 and o.conversation_id = $2 and o.seq > s.target and o.sender = $3)
       from standing s
       where m.conversation_id = s.conversation_id and m.user_id = s.user_id and s.target > s.read_seq
       returning m.read_seq)

@@ -200,7 +200,7 @@ const readStandings = (sessions: readonly DeviceSession[]): Statement<Map<number
       join conversations c on c.id = m.conversation_id
       left join device_marks k on k.tenant_id = i.tenant_id and k.user_id = i.user_id and k.client = i.client
         and k.conversation_id = c.id
-      left join conversation_senders s on s.conversation_id = c.id and s.sender = i.user_id)
+      left join conversation_senders s on s.tenant_id = i.tenant_id and s.conversation_id = c.id and s.sender = i.user_id)
     select * from ranked where rank <= ${RECENT_CONVERSATIONS} or coalesce(until_seq, last_seq) > mark
     order by ord, rank`,
   values: columnsOf(sessions),

@@ -1,10 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import type { DataSource } from 'typeorm';
+import { migrations } from '../../migrations';
 import { entities } from '../../src/app';
 import { AssistantsRepository } from '../../src/assistants';
 import {
   IdGenerator,
   type AssistantVersionId,
+  type ConversationId,
   type DialogueId,
   type MessageId,
   type ModelServiceId,
@@ -18,7 +20,7 @@ import {
   tenantScope,
   type Scope,
 } from '../../src/database';
-import { DialoguesRepository } from '../../src/messages';
+import { ConversationsRepository, DialoguesRepository, MessageLog } from '../../src/messages';
 import { ModelServicesRepository, SecretBox } from '../../src/model-services';
 import { bootApp, says, type TestApp, type TestTenant } from '../support/app';
 import { freshDatabase, query } from '../support/database';
@@ -28,6 +30,7 @@ let acme: TestTenant;
 let rival: TestTenant;
 let dialogueId: DialogueId;
 let replyId: MessageId;
+let conversationId: ConversationId;
 
 beforeAll(async () => {
   app = await bootApp();
@@ -36,6 +39,14 @@ beforeAll(async () => {
   await client.end();
   dialogueId = client.record.id as DialogueId;
   replyId = client.last.messageId as MessageId;
+  const sent = await acme.post('/api/v1/im/messages', {
+    type: 'single',
+    source: 'ann',
+    target: 'bob',
+    msg: { msgId: 1, content: 'secret' },
+  });
+  conversationId = (sent.body as { conversationId: ConversationId }).conversationId;
+  await acme.post('/api/v1/im/groups', { groupId: 'team', owner: 'ann', members: ['bob'] });
 });
 afterAll(() => app.close());
 
@@ -43,7 +54,8 @@ afterAll(() => app.close());
 async function tenantTables(): Promise<string[]> {
   const rows = await query<{ table_name: string }>(
     app.databaseUrl,
-    `select table_name from information_schema.columns where table_schema = 'public' and column_name = 'tenant_id'`,
+    `select c.table_name from information_schema.columns c join pg_class p on p.relname = c.table_name
+     where c.table_schema = 'public' and c.column_name = 'tenant_id' and not p.relispartition`,
   );
   return rows.map((row) => row.table_name);
 }
@@ -63,7 +75,7 @@ async function withPool<T>(
 
 const count = (database: Database, scope: Scope, table: string) =>
   database.one(scope, {
-    name: `count-${table}-${randomUUID()}`,
+    name: `${table}-${randomUUID()}`.slice(0, 63),
     text: `select count(*) as n, count(*) filter (where tenant_id = ${acme.id}) as acme from ${table}`,
     values: [],
     map: ([row]) => ({ all: Number(row!.n), acme: Number(row!.acme) }),
@@ -119,9 +131,27 @@ describe('the wall of row-level security, with no WHERE clause in front of it', 
         'reply_checkpoints',
         'assistants',
         'assistant_versions',
+        'conversations',
+        'conversation_members',
+        'messages',
+        'devices',
+        'device_marks',
+        'webhooks',
       ]) {
         expect([table, (await count(database, platformScope(), table)).all]).toEqual([table, 0]);
       }
+    });
+  });
+
+  it('lets nobody at a partition past its parent', async () => {
+    const [partition] = await query<{ name: string }>(
+      app.databaseUrl,
+      `select relname as name from pg_class where relispartition and relkind = 'r' limit 1`,
+    );
+    await withPool(async (database) => {
+      await expect(count(database, tenantScope(acme.id as TenantId), partition!.name)).rejects.toThrow(
+        /permission denied/,
+      );
     });
   });
 
@@ -174,6 +204,9 @@ describe('the wall of the repositories, with row-level security down', () => {
         'assistant_versions',
         'dialogues',
         'dialogue_messages',
+        'conversations',
+        'conversation_members',
+        'messages',
       ]) {
         const rows = await query(app.databaseUrl, `select * from ${table}`);
         await query(
@@ -242,6 +275,30 @@ describe('the wall of the repositories, with row-level security down', () => {
           maxHistoryChars: 1000,
         };
         expect(await dialogues.storeTurn(draft)).toEqual({ outcome: 'no-dialogue' });
+        const conversations = new ConversationsRepository(database, ids);
+        const log = new MessageLog(database);
+        expect(await log.page(acme.id as TenantId, conversationId, { limit: 9 })).toHaveLength(1);
+        expect(await log.page(me, conversationId, { limit: 9 })).toEqual([]);
+        expect(await conversations.find(me, conversationId)).toBeNull();
+        expect(await conversations.findGroup(me, 'team')).toBeNull();
+        expect(await conversations.listGroups(me, '', 9)).toEqual([]);
+        expect(await conversations.members(me, conversationId, '', 9)).toEqual([]);
+        expect(await conversations.markRead(me, conversationId, 'bob', 1)).toBeNull();
+        await expect(conversations.recall(me, conversationId, 1, null, 0, String)).rejects.toMatchObject({
+          code: 'NOT_FOUND',
+        });
+        const message = { id: ids.next<MessageId>(), conversationId, sender: 'ann', client: '', frame: '{}' };
+        expect(
+          await log.store({
+            ...message,
+            tenantId: me,
+            dedupe: null,
+            clientTime: null,
+            memberOnly: false,
+            assistantId: null,
+          }),
+        ).toEqual({ outcome: 'refused' });
+        expect(await log.page(acme.id as TenantId, conversationId, { limit: 9 })).toHaveLength(1);
         await database.transaction(tenantScope(me), async (tx) => {
           await expect(assistants.get(tx, me, acme.assistantId as never)).rejects.toMatchObject({
             code: 'NOT_FOUND',
@@ -273,14 +330,14 @@ it('can be taken down and built again by its migrations', async () => {
   try {
     const source = await migrationDataSource(database.url).initialize();
     try {
-      await source.undoLastMigration();
+      for (let undone = 0; undone < migrations.length; undone += 1) await source.undoLastMigration();
       expect(
         await query(
           database.url,
           `select 1 from information_schema.tables where table_schema = 'public' and table_name <> 'migrations'`,
         ),
       ).toEqual([]);
-      expect(await source.runMigrations()).toHaveLength(1);
+      expect(await source.runMigrations()).toHaveLength(migrations.length);
     } finally {
       await source.destroy();
     }
