@@ -16,6 +16,9 @@ export const CLOSE = {
 } as const;
 
 const CLOSE_PATIENCE_MS = 5_000;
+/** Who reads nothing of what waits for this long while catching up is as slow as who lets too much wait. */
+const DRAIN_PATIENCE_MS = 15_000;
+const SLOW = 'reading too slowly; come back and resume';
 /** Frames over the rate that are answered with an error before the connection is closed. */
 const FLOOD_PATIENCE = 100;
 
@@ -52,6 +55,8 @@ export class Connection {
   open = true;
   /** Of the first ping that nothing has answered; 0: none waits. */
   pingedAt = 0;
+  /** The connection of the same device whose place this one took. */
+  replaces: string | undefined;
   watching: Set<string> | undefined;
   /** What happened before has been looked at; look again not before. */
   lookedAt = Date.now();
@@ -120,7 +125,7 @@ export class Connection {
     this.out.push(frame);
     this.outBytes += frame.length;
     if (this.buffered > this.settings.maxBufferedBytes) {
-      this.close(CLOSE.tooSlow, 'reading too slowly; come back and resume');
+      this.close(CLOSE.tooSlow, SLOW);
     }
   }
 
@@ -152,7 +157,10 @@ export class Connection {
     this.flush();
     while (this.open && this.congested) {
       await new Promise<void>((resolve) => {
+        const tooSlow = (): void => this.close(CLOSE.tooSlow, SLOW);
+        const timer = setTimeout(tooSlow, DRAIN_PATIENCE_MS).unref();
         const done = (): void => {
+          clearTimeout(timer);
           this.socket.off('drain', done);
           this.socket.off('close', done);
           resolve();

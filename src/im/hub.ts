@@ -13,6 +13,7 @@ import {
   type TenantId,
 } from '../common';
 import { Config } from '../config';
+import { NodeRegistry } from '../database';
 import {
   DevicesRepository,
   MessageLog,
@@ -20,6 +21,7 @@ import {
   type Change,
   type DeviceSession,
   type LogEntry,
+  type LogPlace,
   type OpenedDevice,
 } from '../messages';
 import { Bus, SocketServer, textFrame } from '../realtime';
@@ -47,9 +49,14 @@ export interface RichEvent {
 const PAGE = 100;
 const OPENS_A_BATCH = 100;
 const LOOKS_A_BATCH = 200;
+const PAGES_A_BATCH = 50;
+const READS_AT_ONCE = 2;
+/** Conversations of one connection that are caught up side by side. */
+const PUMPED_AT_ONCE = 10;
 /** More sockets than this are written to in several turns of the event loop, so that others get theirs. */
-const FAN_OUT_A_TURN = 500;
+const FAN_OUT_A_TURN = 250;
 const PROOF_MS = 1_000;
+const SWEEP_MS = 5_000;
 const SLICES = 25;
 const MIN_LOOK_MS = 500;
 /** What was committed this long before a look may have been missed by the one before. */
@@ -81,6 +88,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly closing: GroupCommit<DeviceSession, undefined>;
   private readonly looking: GroupCommit<Connection, Change[]>;
   private readonly pages = new Map<string, Promise<LogEntry[]>>();
+  private readonly reading: GroupCommit<LogPlace, LogEntry[]>;
   private readonly timers: NodeJS.Timeout[] = [];
   private lastLive: { text: string; message: LiveMessage } | undefined;
   private tick = 0;
@@ -94,12 +102,14 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     private readonly marks: DeviceMarks,
     private readonly sockets: SocketServer,
     private readonly access: AccessWatch,
+    private readonly nodes: NodeRegistry,
   ) {
     this.opening = new GroupCommit((batch) => this.openBatch(batch), OPENS_A_BATCH);
     this.closing = new GroupCommit(async (batch) => {
       await this.devices.close(batch);
       return batch.map(() => undefined);
     }, OPENS_A_BATCH);
+    this.reading = new GroupCommit((places) => this.log.next(places, PAGE), PAGES_A_BATCH, READS_AT_ONCE);
     this.looking = new GroupCommit((batch) => this.lookBatch(batch), LOOKS_A_BATCH);
   }
 
@@ -107,6 +117,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     const beat = (this.config.env.IM_HEARTBEAT_SECONDS * 1_000) / SLICES;
     this.timers.push(setInterval(() => this.heartbeat(), beat).unref());
     this.timers.push(setInterval(() => this.prove(), PROOF_MS).unref());
+    this.timers.push(setInterval(() => void this.sweep(), SWEEP_MS).unref());
     this.access.watch(
       () => ({ tenants: this.perTenant.keys(), keys: this.perKey.keys() }),
       (lost) => this.loseAccess(lost),
@@ -131,11 +142,20 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   // — coming and going —
 
   add(connection: Connection): void {
+    if (this.stopping) {
+      connection.close(CLOSE.restarting, 'the server restarts; come back in a moment');
+      return;
+    }
     const { tenantId, userId, client } = connection;
     const key = userKey(tenantId, userId);
     let user = this.users.get(key);
     const older = user?.connections.find((other) => other.client === client);
-    if (older) this.replace(older);
+    if (older) {
+      // The newcomer takes over its row, too: between the two the user is never offline.
+      connection.replaces = older.id;
+      older.close(CLOSE.replaced, 'this user and client connected anew elsewhere');
+      this.detach(older);
+    }
     user = this.users.get(key);
     if (!user) {
       const unsubscribe = this.bus.subscribe(userTopic(key), (text) => this.toUser(key, text));
@@ -152,8 +172,15 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
 
   /** After its socket has closed. */
   remove(connection: Connection): void {
+    if (!this.detach(connection) || !connection.ready) return;
+    this.presenceChanged(connection);
+    this.forget(connection);
+  }
+
+  /** False: it was not here any more. */
+  private detach(connection: Connection): boolean {
     connection.open = false;
-    if (!this.connections.delete(connection.id)) return;
+    if (!this.connections.delete(connection.id)) return false;
     const { tenantId, userId } = connection;
     const key = userKey(tenantId, userId);
     const user = this.users.get(key);
@@ -171,21 +198,39 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     count(this.perAddress, connection.settings.address, -1);
     const { keyId } = connection.settings.token;
     if (keyId) count(this.perKey, keyId, -1);
-    if (!connection.ready) return;
-    this.presenceChanged(connection);
-    this.forget(connection);
+    return true;
   }
 
+  /** Removes its row, and that of the connection whose place it took without ever having one of its own. */
   private forget(connection: Connection): void {
-    void this.closing
-      .add(sessionOf(connection))
-      // Presence is a lease: the row falls with this process's heartbeat, or with the device's next connection.
-      .catch((error: unknown) => this.logger.debug(`a session not removed: ${(error as Error).message}`));
+    const session = sessionOf(connection);
+    const { replaces } = connection;
+    const sessions = replaces === undefined ? [session] : [session, { ...session, connectionId: replaces }];
+    for (const one of sessions) void this.removeSession(one);
   }
 
-  private replace(older: Connection): void {
-    older.close(CLOSE.replaced, 'this user and client connected anew elsewhere');
-    this.remove(older);
+  private async removeSession(session: DeviceSession): Promise<void> {
+    for (;;) {
+      try {
+        return await this.closing.add(session);
+      } catch (error) {
+        // Presence is a lease: past the end of this process it falls by itself.
+        this.logger.debug(`a session not removed, will be tried again: ${(error as Error).message}`);
+        if (this.stopping) return;
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS).unref());
+      }
+    }
+  }
+
+  /** Sessions of processes that died: their users are offline, unless they have come back meanwhile. */
+  private async sweep(): Promise<void> {
+    if (!this.nodes.mayJudge) return;
+    try {
+      const dead = await this.devices.orphanedSessions(OPENS_A_BATCH);
+      if (dead.length > 0) await this.devices.close(dead);
+    } catch (error) {
+      this.logger.debug(`sessions not swept, will be tried again: ${(error as Error).message}`);
+    }
   }
 
   private loseAccess(lost: LostAccess): void {
@@ -211,8 +256,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private async load(connection: Connection): Promise<void> {
     try {
       const opened = await this.retrying(connection, () => this.opening.add(connection));
-      if (!opened) return;
-      if (!connection.open) {
+      if (!opened || !connection.open) {
         this.forget(connection);
         return;
       }
@@ -371,9 +415,11 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     connection.pumping = true;
     try {
       while (connection.open) {
-        const [next] = connection.behind;
-        if (!next) break;
-        await this.retrying(connection, () => this.advance(connection, ...next));
+        const next = [...take(connection.behind, PUMPED_AT_ONCE)];
+        if (next.length === 0) break;
+        await this.retrying(connection, () =>
+          Promise.all(next.map(([id, target]) => this.advance(connection, id, target))),
+        );
         await connection.writable();
       }
     } catch (error) {
@@ -417,7 +463,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     const key = `${id}/${after}`;
     let page = this.pages.get(key);
     if (!page) {
-      page = this.log.page(tenantId, id, { after, limit: PAGE }).finally(() => this.pages.delete(key));
+      page = this.reading.add({ tenantId, conversationId: id, after }).finally(() => this.pages.delete(key));
       this.pages.set(key, page);
     }
     return page;
@@ -498,7 +544,9 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
 
   private obey(connection: Connection, control: Control): void {
     if (control.kind === 'replaced') {
-      if (connection.id === control.connectionId) this.replace(connection);
+      if (connection.id !== control.connectionId) return;
+      connection.close(CLOSE.replaced, 'this user and client connected anew elsewhere');
+      this.detach(connection);
     } else if (control.kind === 'left') this.leaveGroup(connection, control.conversationId);
     else {
       const { conversationId: id, fromSeq } = control;
@@ -638,6 +686,15 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
 const userTopic = (key: string): string => `im.user.${key}`;
 const groupTopic = (id: ConversationId): string => `im.group.${id}`;
 const presenceTopic = (key: string): string => `im.presence.${key}`;
+
+function* take<T>(all: Iterable<T>, most: number): Generator<T> {
+  let taken = 0;
+  for (const one of all) {
+    if (taken === most) return;
+    taken += 1;
+    yield one;
+  }
+}
 
 function count<K>(counts: Map<K, number>, key: K, by: 1 | -1): void {
   const value = (counts.get(key) ?? 0) + by;

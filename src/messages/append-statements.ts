@@ -1,4 +1,4 @@
-import type { AssistantId, ConversationId, MessageId, TenantId } from '../common';
+import { idAtTime, type AssistantId, type ConversationId, type MessageId, type TenantId } from '../common';
 import type { Statement } from '../database';
 
 /** A message on its way into the log. */
@@ -57,9 +57,11 @@ export const appendBatch = (drafts: readonly MessageDraft[], oldest: string): St
         $8::boolean[], $9::bigint[]) with ordinality
         as i(id, tenant_id, conversation_id, sender, client, dedupe, frame, member_only, assistant_id, ord)),
     known as materialized (
-      select i.ord, m.id, m.seq, m.frame, m.recalled_at is not null as recalled from input i
-      join messages m on m.tenant_id = i.tenant_id and m.conversation_id = i.conversation_id and m.dedupe = i.dedupe
-        and m.id >= $10
+      select i.ord, m.* from input i
+      cross join lateral (
+        select id, seq, frame, recalled_at is not null as recalled from messages
+        where tenant_id = i.tenant_id and conversation_id = i.conversation_id and dedupe = i.dedupe and id >= $10
+        limit 1) m
       where i.dedupe is not null),
     refused as materialized (
       select i.ord from input i where i.member_only and not exists (
@@ -71,7 +73,7 @@ export const appendBatch = (drafts: readonly MessageDraft[], oldest: string): St
       where not exists (select 1 from known k where k.ord = i.ord)
         and not exists (select 1 from refused r where r.ord = i.ord)),
     bumped as (
-      update conversations c set last_seq = c.last_seq + f.n, last_id = greatest(c.last_id, f.id, message_id_at(clock_timestamp()))
+      update conversations c set last_seq = c.last_seq + f.n, last_id = greatest(c.last_id, f.id, $11)
       from (select conversation_id, tenant_id, max(n) as n, max(id) as id from fresh group by 1, 2) f
       where c.id = f.conversation_id and c.tenant_id = f.tenant_id
       returning c.id, c.last_seq - f.n as base),
@@ -107,6 +109,8 @@ export const appendBatch = (drafts: readonly MessageDraft[], oldest: string): St
     drafts.map(({ memberOnly }) => memberOnly),
     drafts.map(({ assistantId }) => assistantId),
     oldest,
+    // A long reply's message bears the id of its beginning: who looks for what has moved goes by the time it came.
+    idAtTime(Date.now()),
   ],
   map: ([row]) => ({
     stored: row!.stored === null ? [] : (row!.stored as string).split(',').map(Number),

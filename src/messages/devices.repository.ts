@@ -4,6 +4,7 @@ import {
   Database,
   NODE_LEASE_MS,
   NodeRegistry,
+  platformScope,
   tenantScope,
   type Row,
   type Scope,
@@ -81,6 +82,11 @@ export class DevicesRepository {
 
   async close(sessions: readonly DeviceSession[]): Promise<void> {
     await this.database.one(scopeOf(sessions), closeDevices(sessions));
+  }
+
+  /** Sessions whose process is dead. */
+  orphanedSessions(limit: number): Promise<DeviceSession[]> {
+    return this.database.one(platformScope(), orphanedSessions(limit));
   }
 
   /** Marks only grow. */
@@ -224,6 +230,19 @@ const closeDevices = (sessions: readonly DeviceSession[]): Statement<void> => ({
         and not exists (select 1 from gone x where x.connection_id = s.connection_id) and ${ALIVE})`,
   values: columnsOf(sessions),
   map: () => undefined,
+});
+
+const orphanedSessions = (limit: number): Statement<DeviceSession[]> => ({
+  name: 'devices-orphaned',
+  text: `select s.tenant_id, s.user_id, s.client, s.connection_id from im_sessions s where not ${ALIVE} limit $1`,
+  values: [limit],
+  map: (rows) =>
+    rows.map((row) => ({
+      tenantId: row.tenant_id as TenantId,
+      userId: row.user_id as string,
+      client: row.client as string,
+      connectionId: row.connection_id as string,
+    })),
 });
 
 const saveMarks = (marks: readonly DeviceMark[]): Statement<void> => ({

@@ -21,6 +21,14 @@ export type Appended =
 /** Called once: with how it went, or with the error. Synchronously for a whole batch, so that a caller may gather. */
 export type OnAppended = (result: Appended | null, error: AppError | null) => void;
 
+/** Where somebody has got to in a conversation. */
+export interface LogPlace {
+  readonly tenantId: TenantId;
+  readonly conversationId: ConversationId;
+  /** Exclusive. */
+  readonly after: number;
+}
+
 interface Pending {
   readonly draft: MessageDraft;
   readonly done: OnAppended[];
@@ -105,6 +113,18 @@ export class MessageLog implements BeforeApplicationShutdown {
       );
     }
     return this.database.one(scope, entriesBefore(tenantId, conversationId, range.before, limit));
+  }
+
+  /**
+   * The next entries of many conversations at once, at most `limit` of each. For whoever catches up: a device comes
+   * back to a handful of conversations, and after a restart thousands of devices do.
+   */
+  async next(places: readonly LogPlace[], limit: number): Promise<LogEntry[][]> {
+    const found = await this.database.one(
+      tenantsScope(places.map(({ tenantId }) => tenantId)),
+      entriesAfterPlaces(places, Math.min(limit, MAX_PAGE)),
+    );
+    return places.map((_, index) => found.get(index) ?? []);
   }
 
   async beforeApplicationShutdown(): Promise<void> {
@@ -288,6 +308,36 @@ const entriesAfter = (
          order by seq limit $5`,
   values: [tenantId, conversationId, after, before, limit],
   map: (rows) => rows.map(toEntry),
+});
+
+const entriesAfterPlaces = (
+  places: readonly LogPlace[],
+  limit: number,
+): Statement<Map<number, LogEntry[]>> => ({
+  name: 'log-after-places',
+  text: `select i.ord, m.* from unnest($1::bigint[], $2::bigint[], $3::bigint[]) with ordinality
+           as i(tenant_id, conversation_id, after, ord)
+         cross join lateral (
+           select ${ENTRY_COLUMNS} from messages
+           where tenant_id = i.tenant_id and conversation_id = i.conversation_id and seq > i.after
+           order by seq limit $4) m
+         order by i.ord, m.seq`,
+  values: [
+    places.map(({ tenantId }) => tenantId),
+    places.map(({ conversationId }) => conversationId),
+    places.map(({ after }) => after),
+    limit,
+  ],
+  map: (rows) => {
+    const found = new Map<number, LogEntry[]>();
+    for (const row of rows) {
+      const index = Number(row.ord) - 1;
+      const entries = found.get(index);
+      if (entries) entries.push(toEntry(row));
+      else found.set(index, [toEntry(row)]);
+    }
+    return found;
+  },
 });
 
 const entriesBefore = (

@@ -1,4 +1,4 @@
-import { hkdfSync } from 'node:crypto';
+import { hkdfSync, webcrypto } from 'node:crypto';
 import { jwtVerify, SignJWT } from 'jose';
 import { asId, type ApiKeyId, type TenantId } from '../common';
 
@@ -22,26 +22,32 @@ const MAX_TOKEN_CHARS = 4_096;
 
 /** Signs and reads user tokens: JWTs (RFC 7519) under a key derived from the installation's secret. */
 export class UserTokens {
-  private readonly key: Uint8Array;
+  /** Imported once: `jose` would do it for every token. */
+  private readonly key: Promise<webcrypto.CryptoKey>;
 
   constructor(secretKey: string) {
-    this.key = new Uint8Array(hkdfSync('sha256', secretKey, '', AUDIENCE, 32));
+    const derived = hkdfSync('sha256', secretKey, '', AUDIENCE, 32);
+    const algorithm = { name: 'HMAC', hash: 'SHA-256' };
+    this.key = webcrypto.subtle.importKey('raw', derived, algorithm, false, ['sign', 'verify']);
   }
 
-  sign({ tenantId, userId, client, keyId, issuedAt, expiresAt }: UserToken): Promise<string> {
+  async sign({ tenantId, userId, client, keyId, issuedAt, expiresAt }: UserToken): Promise<string> {
     return new SignJWT({ ten: tenantId, cli: client, kid: keyId, at: issuedAt })
       .setProtectedHeader({ alg: ALGORITHM, typ: 'JWT' })
       .setSubject(userId)
       .setAudience(AUDIENCE)
       .setExpirationTime(Math.ceil(expiresAt / 1_000))
-      .sign(this.key);
+      .sign(await this.key);
   }
 
   /** Null for anything that is not a token of ours, or an expired one. */
   async read(token: string): Promise<UserToken | null> {
     if (token.length > MAX_TOKEN_CHARS) return null;
     try {
-      const { payload } = await jwtVerify(token, this.key, { algorithms: [ALGORITHM], audience: AUDIENCE });
+      const { payload } = await jwtVerify(token, await this.key, {
+        algorithms: [ALGORITHM],
+        audience: AUDIENCE,
+      });
       return {
         tenantId: asId<TenantId>(payload.ten)!,
         userId: payload.sub!,

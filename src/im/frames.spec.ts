@@ -1,0 +1,131 @@
+import fc from 'fast-check';
+import { BadFrame, canonical, clientTime, dedupeKey, idText, parseFrame, type MessageFrame } from './frames';
+
+const message = (msg: object, more: object = {}) => ({
+  type: 'single',
+  source: 1,
+  target: 'b',
+  msg,
+  ...more,
+});
+const parsed = (frame: unknown, rich = false) =>
+  parseFrame(typeof frame === 'string' ? frame : JSON.stringify(frame), rich) as MessageFrame;
+const refusal = (frame: unknown, rich = false): string => {
+  try {
+    parsed(frame, rich);
+  } catch (error) {
+    if (error instanceof BadFrame) return error.message;
+    throw error;
+  }
+  return 'accepted';
+};
+
+describe('parseFrame', () => {
+  it.each([
+    ['{', 'The frame is not valid JSON.'],
+    ['[]', 'The frame is not a JSON object.'],
+    ['null', 'The frame is not a JSON object.'],
+    [{ type: 'shout' }, 'type: must be one of'],
+    [{ type: 'toString' }, 'type: must be one of'],
+    [{ type: 'single', source: 1, msg: {} }, 'target: is missing'],
+    [{ type: 'single', source: 1, target: 2 }, 'msg: is missing'],
+    [message({}, { source: true }), 'source: must be a number or a string'],
+    [message({}, { target: 'x'.repeat(129) }), 'target: must be a number or a string'],
+    [message([]), 'msg: must be object'],
+    [message({ msgId: {} }), 'msg.msgId: must be a number or a string'],
+    [message({ timestamp: 'soon' }), 'msg.timestamp: must be an integer or a string'],
+    [message({ timestamp: 1.5 }), 'msg.timestamp: must be an integer or a string'],
+    [message({}, { msgType: '' }), 'msgType:'],
+    ['{"type":"single","source":1,"target":2,"msg":{"a":"\\u0000"}}', 'The frame must not contain NUL.'],
+    [{ type: 'ack', conversationId: '1', seq: 1 }, 'type: must be one of'],
+  ])('refuses %j', (frame, told) => {
+    expect(refusal(frame)).toContain(told);
+  });
+
+  it('takes the richer dialect where it is spoken', () => {
+    expect(refusal({ type: 'ack', conversationId: '1', seq: 1 }, true)).toBe('accepted');
+    expect(refusal({ type: 'ack', conversationId: 'x', seq: 1 }, true)).toContain('conversationId:');
+    expect(refusal({ type: 'sync', cursors: { 1: -1 } }, true)).toContain('cursors');
+  });
+
+  it('tells of which message it speaks', () => {
+    expect(() => parsed({ type: 'single', source: 1, msg: { msgId: 'm7' } })).toThrow(
+      expect.objectContaining({ msgId: 'm7' }),
+    );
+  });
+
+  it('an escaped backslash before u0000 is just text', () => {
+    const frame = '{"type":"single","source":1,"target":2,"msg":{"a":"\\\\u0000"}}';
+    expect(canonical(parsed(frame))).toBe(frame);
+  });
+});
+
+describe('canonical', () => {
+  it('keeps every number as it was written', () => {
+    const frame =
+      '{"type":"single","source":12345678901234567890,"target":1.0,"msg":{"msgId":9007199254740993,"x":[1e3,-0,0.10]},"extra":{"n":1.50}}';
+    expect(canonical(parsed(frame))).toBe(frame);
+  });
+
+  it('keeps what the protocol knows and drops the rest; id and seq are the server’s', () => {
+    expect(canonical(parsed(message({ a: 1 }, { id: 'forged', seq: 99, junk: true })))).toBe(
+      '{"type":"single","source":1,"target":"b","msg":{"a":1}}',
+    );
+  });
+
+  it('gives back any JSON that goes into msg and extra', () => {
+    fc.assert(
+      fc.property(fc.dictionary(fc.string(), fc.jsonValue()), fc.jsonValue(), (extraMsg, extra) => {
+        const text = JSON.stringify(message({ ...extraMsg, msgId: 1, timestamp: 1 }, { extra }));
+        fc.pre(!/\\u0000/.test(text));
+        const kept = JSON.parse(canonical(parsed(text))) as object;
+        expect(kept).toEqual(JSON.parse(text));
+      }),
+    );
+  });
+
+  it('refuses what is nested too deeply for JSON to be made of it again', () => {
+    const deep = `${'['.repeat(30_000)}${']'.repeat(30_000)}`;
+    const frame = `{"type":"single","source":1,"target":2,"msg":{"a":${deep}}}`;
+    try {
+      expect(canonical(parsed(frame)).length).toBe(frame.length);
+    } catch (error) {
+      expect(error).toBeInstanceOf(BadFrame);
+    }
+  });
+});
+
+describe('dedupeKey', () => {
+  it('is the same for a number and its text, in any spelling of the time', () => {
+    const keys = [
+      { msgId: 1, timestamp: '1611065986' },
+      { msgId: '1', timestamp: 1611065986 },
+      { msgId: 1, timestamp: '01611065986' },
+    ].map((msg) => dedupeKey('a', msg));
+    expect(new Set(keys).size).toBe(1);
+  });
+
+  it('holds the sender, the id and the time; without an id there is none', () => {
+    const keys = [
+      dedupeKey('a', { msgId: 1, timestamp: 1 }),
+      dedupeKey('b', { msgId: 1, timestamp: 1 }),
+      dedupeKey('a', { msgId: 2, timestamp: 1 }),
+      dedupeKey('a', { msgId: 1, timestamp: 2 }),
+      dedupeKey('a', { msgId: 1 }),
+    ];
+    expect(new Set(keys).size).toBe(5);
+    expect(dedupeKey('a', { timestamp: 1 })).toBeNull();
+  });
+});
+
+it('reads seconds and milliseconds, and refuses clocks that are a month ahead', () => {
+  const now = Date.UTC(2026, 0, 1);
+  expect(clientTime({ timestamp: '1611065986' }, now)).toBe(1_611_065_986_000);
+  expect(clientTime({ timestamp: 1_611_065_986_123 }, now)).toBe(1_611_065_986_123);
+  expect(clientTime({}, now)).toBeNull();
+  expect(() => clientTime({ timestamp: now + 31 * 86_400_000 }, now)).toThrow(BadFrame);
+});
+
+it('compares ids as text', () => {
+  expect([idText(1), idText('1'), idText('agent:main')]).toEqual(['1', '1', 'agent:main']);
+});
