@@ -44,6 +44,7 @@ export class CreateConversations1795300000000 implements MigrationInterface {
         member_count integer not null default 0,
         last_seq bigint not null default 0,
         last_id bigint not null default 0,
+        deleted_at timestamptz,
         created_at timestamptz not null default now(),
         unique (tenant_id, kind, key)
       ) with (fillfactor = 50);

@@ -224,7 +224,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
       dedupe: `${sender}\n${request.messageId}\n`,
       clientTime: Date.now(),
       frame,
-      memberOnly: false,
+      only: null,
       assistantId: null,
     });
     if (result.outcome !== 'stored') return;

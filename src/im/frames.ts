@@ -46,7 +46,10 @@ const MAX_SYNC = 500;
 const MAX_WATCH = 200;
 
 const id = {
-  oneOf: [{ type: 'string', minLength: 1, maxLength: MAX_ID_CHARS }, { type: 'number' }],
+  oneOf: [
+    { type: 'string', minLength: 1, maxLength: MAX_ID_CHARS, pattern: '^[^\\u0000-\\u001f\\u007f]+$' },
+    { type: 'number' },
+  ],
 } as const;
 const msgType = { type: 'string', minLength: 1, maxLength: 64 } as const;
 const conversationId = { type: 'string', pattern: '^[1-9][0-9]{0,18}$' } as const;
@@ -155,7 +158,7 @@ function explain(error: ErrorObject | undefined): string {
   // Of an id's two alternatives the last one's failure would be told: say what both are.
   const field = path || 'The frame';
   if (/(^|\.)(source|target|msgId|users\.\d+)$/.test(path)) {
-    return `${field}: must be a number or a string of 1 to ${MAX_ID_CHARS} characters`;
+    return `${field}: must be a number or a string of 1 to ${MAX_ID_CHARS} characters, none of them a control character`;
   }
   if (path.endsWith('timestamp')) return `${field}: must be an integer or a string of up to 15 digits`;
   return `${field}: ${error.message ?? 'is not valid'}`;

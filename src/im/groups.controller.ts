@@ -39,6 +39,10 @@ export class GroupsController {
   @ApiOperation({ summary: 'Make a group, with its owner and first members' })
   async create(@Caller() { tenantId }: Principal, @Body() input: CreateGroupRequest) {
     const { groupId, owner, members = [], ...rest } = input;
+    const users = new Set([...(owner === undefined ? [] : [owner]), ...members].map(String));
+    const most = await this.messenger.maxMembers(tenantId, rest.maxMembers ?? null);
+    if (users.size > most)
+      throw new AppError('CONFLICT', { message: `members: the group may have ${most} at most` });
     await this.conversations.createGroup(tenantId, groupId, rest);
     if (owner !== undefined) await this.join(tenantId, groupId, owner, 'owner');
     for (const user of new Set(members)) await this.join(tenantId, groupId, user, 'member');

@@ -128,6 +128,12 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     return this.connections.size;
   }
 
+  get catchingUp(): number {
+    let behind = 0;
+    for (const connection of this.connections.values()) if (connection.behind.size > 0) behind += 1;
+    return behind;
+  }
+
   connectionsOf(scope: { tenantId: TenantId } | { address: string }): number {
     return 'tenantId' in scope
       ? (this.perTenant.get(scope.tenantId) ?? 0)

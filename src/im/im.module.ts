@@ -1,4 +1,5 @@
 import { Module } from '@nestjs/common';
+import { ObservabilityModule } from '../observability';
 import { RepliesModule } from '../replies';
 import { Contacts } from './contacts';
 import { DeviceMarks } from './device-marks';
@@ -6,6 +7,7 @@ import { ImGateway } from './gateway';
 import { GroupsController } from './groups.controller';
 import { Hub } from './hub';
 import { MessagesController } from './messages.controller';
+import { ImMetrics } from './im-metrics';
 import { Messenger } from './messenger';
 import { TokenIssuer } from './token-issuer';
 import { TokensController } from './tokens.controller';
@@ -14,8 +16,8 @@ import { WebhooksController } from './webhooks.controller';
 
 /** The IM wire: `/chat` and the REST beside it. Owns connections and what is on its way to them; what was said is the log's. */
 @Module({
-  imports: [RepliesModule],
+  imports: [ObservabilityModule, RepliesModule],
   controllers: [TokensController, MessagesController, GroupsController, UsersController, WebhooksController],
-  providers: [Hub, DeviceMarks, Messenger, Contacts, ImGateway, TokenIssuer],
+  providers: [Hub, DeviceMarks, Messenger, Contacts, ImGateway, TokenIssuer, ImMetrics],
 })
 export class ImModule {}

@@ -50,7 +50,9 @@ export class MessagesController {
   async broadcast(@Caller() { tenantId }: Principal, @Body() input: BroadcastRequest) {
     const { users, source = SYSTEM, ...packet } = input;
     const counts = { stored: 0, repeated: 0 };
-    for await (const targets of users ? pages(users) : this.everybody(tenantId)) {
+    // `1` and `"1"` are one user, who gets one copy.
+    const named = users && [...new Map(users.map((user) => [String(user), user])).values()];
+    for await (const targets of named ? pages(named) : this.everybody(tenantId)) {
       const results = await Promise.all(
         targets.map((target) => this.store(tenantId, frameOf({ type: 'single', source, target, ...packet }))),
       );

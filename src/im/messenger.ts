@@ -87,7 +87,7 @@ export class Messenger {
   }
 
   /** `done` is called when the message is durable, for a whole batch in one go. Throws FrameError, BadFrame. */
-  send(sender: Sender, route: Route, frame: MessageFrame, done: OnSent): void {
+  send(sender: Sender, route: Route, frame: MessageFrame, done: OnSent, again = false): void {
     const { tenantId, userId, client, origin, server } = sender;
     const text = canonical(frame);
     const draft: MessageDraft = {
@@ -99,12 +99,16 @@ export class Messenger {
       dedupe: dedupeKey(userId, frame.msg),
       clientTime: clientTime(frame.msg, Date.now()),
       frame: text,
-      memberOnly: frame.type === 'group' && !server,
+      only: frame.type === 'group' ? (server ? 'group' : 'member') : null,
       assistantId: route.assistant?.assistantId ?? null,
     };
     this.log.append(draft, (result, error) => {
       if (!result) {
         done(null, error);
+        return;
+      }
+      if (result.outcome === 'refused' && frame.type === 'group' && !again) {
+        void this.resend(sender, route, frame, done);
         return;
       }
       done({ conversationId: draft.conversationId, result }, null);
@@ -125,6 +129,16 @@ export class Messenger {
       else this.hub.publishSingle(tenantId, [userId, idText(frame.target)], message);
       if (route.assistant) for (const listener of this.onRequest) listener();
     });
+  }
+
+  /** The group may have been deleted and made anew by another process: where it was known to be is looked up once more. */
+  private async resend(sender: Sender, route: Route, frame: MessageFrame, done: OnSent): Promise<void> {
+    try {
+      this.forgetGroup(sender.tenantId, idText(frame.target));
+      this.send(sender, { ...route, ...(await this.route(sender, frame)) }, frame, done, true);
+    } catch (error) {
+      done(null, error as AppError | FrameError);
+    }
   }
 
   /** The same as a promise. Rejects with AppError (REST's language). */
@@ -163,6 +177,14 @@ export class Messenger {
     if (!change) throw new FrameError(CODE.noGroup, 'target: no such group');
     this.announce(sender, frame.type, change);
     return change;
+  }
+
+  /** What the group may have, under the tenant's limit. */
+  async maxMembers(tenantId: TenantId, own: number | null): Promise<number> {
+    const settings = await this.tenants.settings(tenantId);
+    if (!settings) throw new AppError('NOT_FOUND');
+    const { groupMembers } = limitsOf(this.config, settings);
+    return own ?? groupMembers;
   }
 
   private announce(

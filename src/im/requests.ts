@@ -22,7 +22,7 @@ import { EmptyIsAbsent, IsJsonObject, NoNul } from '../common/http';
 import { MAX_PAGE, type MemberRole } from '../messages';
 import { WEBHOOK_EVENTS, type WebhookEvent } from '../webhooks';
 import { MAX_ID_CHARS } from './frames';
-import { IsTarget, IsUserId } from './user-id';
+import { IsTarget, IsUserId, NoControl } from './user-id';
 
 const MAX_MESSAGE_CHARS = 65_536;
 const MAX_RECIPIENTS = 10_000;
@@ -181,7 +181,7 @@ export class CreateGroupRequest extends UpdateGroupRequest {
   @ApiProperty({ maxLength: MAX_ID_CHARS })
   @IsString()
   @Length(1, MAX_ID_CHARS)
-  @NoNul()
+  @NoControl()
   groupId!: string;
 
   @ApiPropertyOptional({ oneOf: [{ type: 'string' }, { type: 'integer' }] })

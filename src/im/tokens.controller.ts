@@ -8,7 +8,7 @@ import { Caller, NoNul, Public, Scopes, validation, type ErrorShape } from '../c
 import { Authenticator, formatApiKey, parseAppKey } from '../tenancy';
 import { MAX_ID_CHARS } from './frames';
 import { TokenIssuer } from './token-issuer';
-import { IsUserId } from './user-id';
+import { IsUserId, NoControl } from './user-id';
 
 const MAX_GROUPS = 500;
 
@@ -38,6 +38,7 @@ export class TokenRequest {
   @ArrayMaxSize(MAX_GROUPS)
   @IsString({ each: true })
   @Length(1, MAX_ID_CHARS, { each: true })
+  @NoControl({ each: true })
   groupId?: string[];
 }
 

@@ -3,6 +3,10 @@ import { ASSISTANT_PREFIX } from '../messages';
 import { MAX_ID_CHARS } from './frames';
 import { SYSTEM } from './messenger';
 
+/** They would be seen by nobody, and mark in keys where one part ends. */
+// eslint-disable-next-line no-control-regex -- these very characters are meant
+export const CONTROL = /[\u0000-\u001f\u007f]/;
+
 /** A user's id, number or string; neither the platform's own sender nor anything that looks like an assistant. */
 export function isUserId(value: unknown): value is string | number {
   return (
@@ -10,7 +14,7 @@ export function isUserId(value: unknown): value is string | number {
     (typeof value === 'string' &&
       value.length >= 1 &&
       value.length <= MAX_ID_CHARS &&
-      !value.includes('\0') &&
+      !CONTROL.test(value) &&
       value.isWellFormed() &&
       value !== SYSTEM &&
       !value.startsWith(ASSISTANT_PREFIX))
@@ -50,5 +54,19 @@ function isTargetText(value: string): boolean {
     value.length <= MAX_ID_CHARS &&
     (value === SYSTEM || value.startsWith(ASSISTANT_PREFIX)) &&
     !value.includes('\0')
+  );
+}
+
+/** No control character: a group's id. */
+export function NoControl(options?: ValidationOptions): PropertyDecorator {
+  return ValidateBy(
+    {
+      name: 'noControl',
+      validator: {
+        validate: (value) => typeof value !== 'string' || (!CONTROL.test(value) && value.isWellFormed()),
+        defaultMessage: () => '$property must hold no control character',
+      },
+    },
+    options,
   );
 }

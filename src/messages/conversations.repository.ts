@@ -175,10 +175,10 @@ export class ConversationsRepository {
         `update conversation_members set until_seq = $2 where conversation_id = $1 and until_seq is null returning user_id`,
         [group.id, group.lastSeq],
       );
-      await tx.query(`update conversations set key = $2, member_count = 0 where id = $1`, [
-        group.id,
-        `${groupId}\n${group.id}`,
-      ]);
+      await tx.query(
+        `update conversations set key = $2, member_count = 0, deleted_at = now() where id = $1`,
+        [group.id, `${groupId}\n${group.id}`],
+      );
       await groupChanged(tx, tenantId, `${group.id}:${this.ids.next()}`, { groupId, change: 'deleted' });
       return { group, userIds: out.map((row) => row.user_id as string) };
     });
@@ -460,7 +460,7 @@ const findConversation = (
 const listGroups = (tenantId: TenantId, after: string, limit: number): Statement<Conversation[]> => ({
   name: 'conversation-groups',
   text: `select ${CONVERSATION_COLUMNS} from conversations
-         where tenant_id = $1 and kind = 'group' and key > $2 and key !~ '\\n' order by key limit $3`,
+         where tenant_id = $1 and kind = 'group' and key > $2 and deleted_at is null order by key limit $3`,
   values: [tenantId, after, limit],
   map: (all) => all.map(toConversation),
 });

@@ -53,20 +53,20 @@ export const MAX_PAGE = 200;
  */
 @Injectable()
 export class MessageLog implements BeforeApplicationShutdown {
+  /** Since the start of the process, for /metrics. */
+  readonly counters = { stored: 0, repeated: 0, conflict: 0, refused: 0, failed: 0, batches: 0 };
   private readonly logger = new Logger(MessageLog.name);
   private pending: Pending[] = [];
-  private chars = 0;
   private running: Promise<void> | undefined;
   /** Of what is waiting or being stored: a retry that comes before its first copy is stored joins it. */
   private readonly underway = new Map<string, Pending>();
-  private readonly settledListeners: (() => void)[] = [];
   private stopping = false;
 
   constructor(private readonly database: Database) {}
 
-  /** Called after each batch, when all its callbacks have run. */
-  onSettled(listener: () => void): void {
-    this.settledListeners.push(listener);
+  /** Messages that wait for their batch. */
+  get waiting(): number {
+    return this.pending.length;
   }
 
   append(draft: MessageDraft, done: OnAppended): void {
@@ -74,9 +74,12 @@ export class MessageLog implements BeforeApplicationShutdown {
       const key = underwayKey(draft, draft.dedupe);
       const first = this.underway.get(key);
       if (first) {
-        first.done.push((result, error) =>
-          done(result && repeatOf(result, sameContent(first.draft.frame, draft.frame)), error),
-        );
+        const same = sameContent(first.draft.frame, draft.frame);
+        first.done.push((result, error) => {
+          // What it waited for was not the first copy after all: it is judged by itself.
+          if (result?.outcome === 'conflict' && !same) this.append(draft, done);
+          else done(result && repeatOf(result, same), error);
+        });
         return;
       }
     }
@@ -87,7 +90,6 @@ export class MessageLog implements BeforeApplicationShutdown {
     const pending: Pending = { draft, done: [done], since: Date.now() };
     if (draft.dedupe !== null) this.underway.set(underwayKey(draft, draft.dedupe), pending);
     this.pending.push(pending);
-    this.chars += draft.frame.length;
     this.running ??= this.run();
   }
 
@@ -148,7 +150,6 @@ export class MessageLog implements BeforeApplicationShutdown {
       chars += length;
       count += 1;
     }
-    this.chars -= chars;
     if (count === this.pending.length) {
       const all = this.pending;
       this.pending = [];
@@ -164,7 +165,7 @@ export class MessageLog implements BeforeApplicationShutdown {
     while (rest.length > 0) {
       try {
         if (inDoubt) rest = await this.settleFound(rest);
-        if (rest.length > 0) await this.store1(rest);
+        if (rest.length > 0) await this.storeBatch(rest);
         return;
       } catch (error) {
         const failure = error instanceof AppError ? error : new AppError('INTERNAL', { cause: error });
@@ -180,25 +181,26 @@ export class MessageLog implements BeforeApplicationShutdown {
     }
   }
 
-  private async store1(batch: Pending[]): Promise<void> {
+  private async storeBatch(batch: Pending[]): Promise<void> {
     const drafts = batch.map(({ draft }) => draft);
     const [, result] = await this.database.run(scopeOf(drafts), [
       lockConversations(conversationsOf(drafts)),
       appendBatch(drafts, oldestCopy(drafts)),
     ]);
+    this.counters.batches += 1;
     let next = 0;
     batch.forEach((pending, index) => {
       const known = result.known.get(index);
       if (result.refused.has(index)) this.settle(pending, { outcome: 'refused' });
       else if (known) this.settle(pending, repetition(pending.draft, known));
       else {
-        const seq = result.stored[next];
+        const seq = result.stored[next]!;
         next += 1;
-        if (seq === undefined) this.settle(pending, { outcome: 'refused' });
+        // 0: no such conversation of that tenant.
+        if (seq === 0) this.settle(pending, { outcome: 'refused' });
         else this.settle(pending, { outcome: 'stored', id: pending.draft.id, seq });
       }
     });
-    this.settled();
   }
 
   /** Whether the first attempt was committed is unknown: what it stored is found by id, under the conversations' locks. */
@@ -213,7 +215,6 @@ export class MessageLog implements BeforeApplicationShutdown {
       if (seq !== undefined) this.settle(pending, { outcome: 'stored', id: pending.draft.id, seq });
       return seq === undefined;
     });
-    this.settled();
     return rest;
   }
 
@@ -221,7 +222,6 @@ export class MessageLog implements BeforeApplicationShutdown {
   private async isolate(batch: Pending[], failure: AppError): Promise<void> {
     if (batch.length === 1) {
       this.settle(batch[0]!, null, failure);
-      this.settled();
       return;
     }
     const half = batch.length >> 1;
@@ -237,17 +237,20 @@ export class MessageLog implements BeforeApplicationShutdown {
       return !over;
     });
     // Whoever waits behind them has waited as long, nearly: they are told with their own batch.
-    this.settled();
     return rest;
   }
 
   private settle({ draft, done }: Pending, result: Appended | null, error: AppError | null = null): void {
     if (draft.dedupe !== null) this.underway.delete(underwayKey(draft, draft.dedupe));
-    for (const tell of done) tell(result, error);
-  }
-
-  private settled(): void {
-    for (const listener of this.settledListeners) listener();
+    this.counters[result?.outcome ?? 'failed'] += 1;
+    for (const tell of done) {
+      try {
+        tell(result, error);
+      } catch (failure) {
+        // The message is what it is; its neighbours must not be stored again for a listener's fault.
+        this.logger.error({ err: failure }, 'after a message was settled');
+      }
+    }
   }
 }
 

@@ -9,22 +9,25 @@ export class Metrics {
 
   constructor(database: Database) {
     collectDefaultMetrics({ register: this.registry });
-    const counter = (name: string, help: string, read: () => number): Gauge =>
-      new Gauge({
-        name,
-        help,
-        registers: [this.registry],
-        collect() {
-          this.set(read());
-        },
-      });
     const { counters } = database;
-    counter(
+    this.gauge(
       'parley_database_round_trips',
       'Network round trips of hot-path statements',
       () => counters.roundTrips,
     );
-    counter('parley_database_statements', 'Hot-path statements', () => counters.statements);
-    counter('parley_database_transactions', 'Transactions', () => counters.transactions);
+    this.gauge('parley_database_statements', 'Hot-path statements', () => counters.statements);
+    this.gauge('parley_database_transactions', 'Transactions', () => counters.transactions);
+  }
+
+  /** A number that is asked for whenever somebody looks. */
+  gauge(name: string, help: string, read: () => number): void {
+    new Gauge({
+      name,
+      help,
+      registers: [this.registry],
+      collect() {
+        this.set(read());
+      },
+    });
   }
 }

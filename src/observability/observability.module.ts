@@ -4,5 +4,5 @@ import { Metrics } from './metrics';
 import { Readiness } from './readiness';
 
 /** Observability: health, metrics, logs. Tells, never changes anything. */
-@Module({ controllers: [HealthController], providers: [Metrics, Readiness] })
+@Module({ controllers: [HealthController], providers: [Metrics, Readiness], exports: [Metrics] })
 export class ObservabilityModule {}

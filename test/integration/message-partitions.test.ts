@@ -44,7 +44,7 @@ const draft = (at: number, msgId: string, content = 'x'): MessageDraft => ({
     target: 'bob',
     msg: { msgId, timestamp: at, content },
   }),
-  memberOnly: false,
+  only: null,
   assistantId: null,
 });
 

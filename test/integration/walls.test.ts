@@ -294,7 +294,7 @@ describe('the wall of the repositories, with row-level security down', () => {
             tenantId: me,
             dedupe: null,
             clientTime: null,
-            memberOnly: false,
+            only: null,
             assistantId: null,
           }),
         ).toEqual({ outcome: 'refused' });

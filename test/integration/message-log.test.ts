@@ -1,0 +1,333 @@
+import fc from 'fast-check';
+import {
+  IdGenerator,
+  type AppError,
+  type ConversationId,
+  type MessageId,
+  type TenantId,
+} from '../../src/common';
+import { ConversationsRepository, MessageLog, type Appended, type MessageDraft } from '../../src/messages';
+import { bootApp, type TestApp } from '../support/app';
+import { freshDatabase, query } from '../support/database';
+
+/** One node of an installation. */
+interface Node {
+  readonly app: TestApp;
+  readonly log: MessageLog;
+  readonly ids: IdGenerator;
+}
+
+let database: Awaited<ReturnType<typeof freshDatabase>>;
+let nodes: readonly [Node, Node];
+let conversations: ConversationsRepository;
+let acme: TenantId;
+let rival: TenantId;
+let made = 0;
+
+beforeAll(async () => {
+  database = await freshDatabase();
+  const boot = async (): Promise<Node> => {
+    const app = await bootApp({}, database.url);
+    const { nest } = app.app;
+    return { app, log: nest.get(MessageLog), ids: nest.get(IdGenerator) };
+  };
+  nodes = [await boot(), await boot()];
+  const [{ app }] = nodes;
+  conversations = app.app.nest.get(ConversationsRepository);
+  [acme, rival] = (await Promise.all([app.tenant(), app.tenant()])).map(({ id }) => id as TenantId) as [
+    TenantId,
+    TenantId,
+  ];
+});
+afterAll(async () => {
+  for (const { app } of nodes) await app.close();
+  await database.drop();
+});
+
+function conversation(tenantId = acme): Promise<ConversationId> {
+  made += 1;
+  return conversations.single(tenantId, `a${made}`, `b${made}`, null);
+}
+
+/** A message as the wire makes one: `dedupe` of sender, msgId and timestamp. */
+function draft(
+  { ids }: Node,
+  conversationId: ConversationId,
+  said: {
+    readonly sender?: string;
+    readonly msgId?: number;
+    readonly content?: string;
+    readonly more?: Partial<MessageDraft>;
+  } = {},
+): MessageDraft {
+  const { sender = 'ann', msgId, content = 'hello', more } = said;
+  const timestamp = Date.now();
+  const msg = { ...(msgId !== undefined && { msgId, timestamp: '1611065986' }), content };
+  return {
+    id: ids.next<MessageId>(),
+    tenantId: acme,
+    conversationId,
+    sender,
+    client: 'pc',
+    dedupe: msgId === undefined ? null : `${sender}\n${msgId}\n1611065986`,
+    clientTime: msgId === undefined ? timestamp : 1_611_065_986_000,
+    frame: JSON.stringify({ type: 'single', source: sender, target: 'ben', msg }),
+    only: null,
+    assistantId: null,
+    ...more,
+  };
+}
+
+interface StoredRow {
+  readonly id: string;
+  readonly seq: number;
+  readonly frame: string;
+  readonly dedupe: string | null;
+}
+
+/** Past every wall and every statement of the application. */
+async function stored(conversationId: ConversationId): Promise<StoredRow[]> {
+  const rows = await query<StoredRow & { seq: string }>(
+    database.url,
+    'select id, seq, frame, dedupe from messages where conversation_id = $1 order by seq',
+    [conversationId],
+  );
+  return rows.map((row) => ({ ...row, seq: Number(row.seq) }));
+}
+
+/** The conversation's row, who has sent how many, and its log. */
+async function state(conversationId: ConversationId): Promise<unknown[]> {
+  return [
+    await query(database.url, 'select * from conversations where id = $1', [conversationId]),
+    await query(
+      database.url,
+      'select * from conversation_senders where conversation_id = $1 order by sender',
+      [conversationId],
+    ),
+    await stored(conversationId),
+  ];
+}
+
+const numbersTo = (count: number): number[] => Array.from({ length: count }, (_, index) => index + 1);
+
+interface Step {
+  readonly conversation: number;
+  readonly sender: number;
+  /** Null: nothing is taken for a retry of it. */
+  readonly msgId: number | null;
+  readonly content: number;
+  readonly node: number;
+  /** On the other node at the same moment, too. */
+  readonly twice: boolean;
+  /** Then: go on at once, in a later turn of the event loop, or when everything so far is settled. */
+  readonly then: 'go on' | 'turn' | 'settle';
+}
+
+const steps = fc.array(
+  fc.record<Step>({
+    conversation: fc.nat({ max: 2 }),
+    sender: fc.nat({ max: 2 }),
+    msgId: fc.option(fc.nat({ max: 4 }), { freq: 5 }),
+    content: fc.oneof({ weight: 4, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.constant(1) }),
+    node: fc.nat({ max: 1 }),
+    twice: fc.boolean(),
+    then: fc.oneof(
+      { weight: 6, arbitrary: fc.constant('go on' as const) },
+      { weight: 3, arbitrary: fc.constant('turn' as const) },
+      { weight: 1, arbitrary: fc.constant('settle' as const) },
+    ),
+  }),
+  { minLength: 1, maxLength: 80, size: 'max' },
+);
+
+interface Attempt {
+  readonly draft: MessageDraft;
+  readonly result: Appended;
+}
+
+async function play(script: readonly Step[], places: readonly ConversationId[]): Promise<Attempt[]> {
+  const attempts: Promise<Attempt>[] = [];
+  for (const step of script) {
+    const on = step.twice ? [0, 1] : [step.node];
+    for (const index of on) {
+      const node = nodes[index]!;
+      const one = draft(node, places[step.conversation]!, {
+        sender: `s${step.sender}`,
+        content: `c${step.content}`,
+        ...(step.msgId !== null && { msgId: step.msgId }),
+      });
+      attempts.push(node.log.store(one).then((result) => ({ draft: one, result })));
+    }
+    if (step.then === 'turn') await new Promise((resolve) => setImmediate(resolve));
+    if (step.then === 'settle') await Promise.all(attempts);
+  }
+  return Promise.all(attempts);
+}
+
+it('numbers 1 … n, each message once, whoever sends it how often over whichever node', async () => {
+  await fc.assert(
+    fc.asyncProperty(steps, async (script) => {
+      const places = [await conversation(), await conversation(), await conversation()];
+      const attempts = await play(script, places);
+      const logs = new Map(
+        await Promise.all(places.map(async (id): Promise<[string, StoredRow[]]> => [id, await stored(id)])),
+      );
+
+      for (const id of places) {
+        const log = logs.get(id)!;
+        expect(log.map(({ seq }) => seq)).toEqual(numbersTo(log.length));
+        const here = attempts.filter(({ draft: { conversationId } }) => conversationId === id);
+        const keys = new Set(here.flatMap(({ draft: { dedupe } }) => (dedupe === null ? [] : [dedupe])));
+        const keyless = here.filter(({ draft: { dedupe } }) => dedupe === null);
+        expect(log).toHaveLength(keys.size + keyless.length);
+        expect(keyless.every(({ result }) => result.outcome === 'stored')).toBe(true);
+      }
+      const firsts = new Map<string, Attempt>();
+      for (const attempt of attempts.filter(({ result: { outcome } }) => outcome === 'stored')) {
+        const { conversationId, dedupe, id } = attempt.draft;
+        const key = `${conversationId} ${dedupe ?? id}`;
+        expect(firsts.get(key)).toBeUndefined();
+        firsts.set(key, attempt);
+      }
+      for (const { draft: tried, result } of attempts) {
+        const first = firsts.get(`${tried.conversationId} ${tried.dedupe ?? tried.id}`)!;
+        expect(first).toBeDefined();
+        if (tried.frame !== first.draft.frame) {
+          expect(result).toEqual({ outcome: 'conflict' });
+          continue;
+        }
+        const { id, seq } = first.result as { id: string; seq: number };
+        const outcome = tried === first.draft ? 'stored' : 'repeated';
+        expect(result).toEqual({ outcome, id, seq });
+        expect(logs.get(tried.conversationId)![seq - 1]).toEqual({
+          id,
+          seq,
+          frame: tried.frame,
+          dedupe: tried.dedupe,
+        });
+      }
+    }),
+    { numRuns: 20 },
+  );
+}, 60_000);
+
+it('stores the rest of a batch of which one message can not be stored', async () => {
+  const [node] = nodes;
+  const [here, there] = [await conversation(), await conversation()];
+  // Postgres takes no NUL in a text; the wire refuses such a frame before.
+  const bad = draft(node, here, { content: 'bad', more: { frame: '{"msg":"\0"}' } });
+  const drafts = [
+    ...numbersTo(10).map((msgId) => draft(node, here, { msgId })),
+    ...numbersTo(5).map((msgId) => draft(node, there, { msgId })),
+    bad,
+    ...numbersTo(10).map((msgId) => draft(node, here, { sender: 'ben', msgId })),
+  ];
+  const results = await Promise.allSettled(drafts.map((one) => node.log.store(one)));
+  results.forEach((result, index) => {
+    if (drafts[index] === bad)
+      expect(result).toMatchObject({ status: 'rejected', reason: { code: 'INTERNAL' } });
+    else expect(result).toMatchObject({ status: 'fulfilled', value: { outcome: 'stored' } });
+  });
+  expect((await stored(here)).map(({ seq, id }) => [seq, id])).toEqual(
+    drafts
+      .filter((one) => one.conversationId === here && one !== bad)
+      .map(({ id }, index) => [index + 1, id]),
+  );
+  expect((await stored(there)).map(({ seq }) => seq)).toEqual(numbersTo(5));
+});
+
+it('refuses who is not a member of a group, or may not speak in it, and no number is taken', async () => {
+  const [node] = nodes;
+  made += 1;
+  const groupId = `g${made}`;
+  const enter = (tenantId: TenantId, userId: string) =>
+    conversations.join(
+      tenantId,
+      { groupId, userId, client: 'pc', frame: JSON.stringify({ type: 'join', source: userId }) },
+      { mayCreate: true, maxMembers: 10 },
+    );
+  // In the rival's group of the same id the stranger is a member.
+  await enter(rival, 'zed');
+  const { conversationId } = (await enter(acme, 'ann'))!;
+  await enter(acme, 'mute');
+  await conversations.updateMember(acme, groupId, 'mute', { mutedUntil: new Date(Date.now() + 60_000) });
+  await enter(acme, 'gone');
+  await conversations.leave(acme, { groupId, userId: 'gone', client: 'pc', frame: '{"type":"leave"}' });
+  const before = (await stored(conversationId)).length;
+
+  const senders = ['zed', 'ann', 'mute', 'gone', 'ann', 'nobody', 'ann'];
+  const results = await Promise.all(
+    senders.map((sender, msgId) =>
+      node.log.store(draft(node, conversationId, { sender, msgId, more: { only: 'member' } })),
+    ),
+  );
+  const seqs = results.map((result, index) => {
+    if (senders[index] !== 'ann') expect(result).toEqual({ outcome: 'refused' });
+    return 'seq' in result ? [result.seq] : [];
+  });
+  expect(seqs.flat()).toEqual([before + 1, before + 2, before + 3]);
+  expect((await stored(conversationId)).map(({ seq }) => seq)).toEqual(numbersTo(before + 3));
+  // Refused is not stored: once the sender may speak, the same message is a new one.
+  await enter(acme, 'zed');
+  const again = await node.log.store(
+    draft(node, conversationId, { sender: 'zed', msgId: 0, more: { only: 'member' } }),
+  );
+  expect(again).toMatchObject({ outcome: 'stored', seq: before + 5 });
+});
+
+describe("a message for another tenant's conversation", () => {
+  const settle = async (node: Node, drafts: readonly MessageDraft[]): Promise<(Appended | AppError)[]> =>
+    Promise.all(drafts.map((one) => node.log.store(one).catch((error: unknown) => error as AppError)));
+
+  it('changes nothing', async () => {
+    const [node] = nodes;
+    const theirs = await conversation();
+    await node.log.store(draft(node, theirs, { msgId: 1 }));
+    const before = await state(theirs);
+    const more = { tenantId: rival };
+    // The second has the key of what is there: not even that is told.
+    const results = await settle(node, [
+      draft(node, theirs, { sender: 'eve', msgId: 7, more }),
+      draft(node, theirs, { msgId: 1, more }),
+      draft(node, theirs, { sender: 'eve', more }),
+    ]);
+    for (const result of results) expect(result).not.toHaveProperty('seq');
+    expect(await state(theirs)).toEqual(before);
+    // And the conversation's own people are not disturbed by what was tried.
+    expect(await node.log.store(draft(node, theirs, { sender: 'eve', msgId: 7 }))).toMatchObject({
+      outcome: 'stored',
+      seq: 2,
+    });
+  });
+
+  it('changes nothing in a batch with messages of both tenants, either', async () => {
+    const [node] = nodes;
+    const [theirs, ours] = [await conversation(acme), await conversation(rival)];
+    const more = { tenantId: rival };
+    const drafts = [
+      draft(node, theirs, { msgId: 1 }),
+      draft(node, theirs, { sender: 'eve', msgId: 1, more }),
+      draft(node, ours, { msgId: 1, more }),
+      draft(node, theirs, { msgId: 2 }),
+      draft(node, ours, { msgId: 2 }),
+      draft(node, ours, { msgId: 3, more }),
+    ];
+    const results = await settle(node, drafts);
+    expect(results.map((result) => ('seq' in result ? result.seq : null))).toEqual([1, null, 1, 2, null, 2]);
+    for (const [id, tenant, sent] of [
+      [theirs, acme, drafts.slice(0, 4).filter(({ tenantId }) => tenantId === acme)],
+      [ours, rival, drafts.filter((one) => one.conversationId === ours && one.tenantId === rival)],
+    ] as const) {
+      expect((await stored(id)).map((row) => row.id)).toEqual(sent.map((one) => one.id));
+      expect(
+        await query(
+          database.url,
+          'select tenant_id, sender, sent from conversation_senders where conversation_id = $1',
+          [id],
+        ),
+      ).toEqual([{ tenant_id: tenant, sender: 'ann', sent: '2' }]);
+    }
+    expect(await node.log.store(draft(node, theirs, { msgId: 3 }))).toMatchObject({ seq: 3 });
+    expect(await node.log.store(draft(node, ours, { msgId: 4, more }))).toMatchObject({ seq: 3 });
+  });
+});
