@@ -15,13 +15,13 @@ const TENANT_TABLES = [
   'messages',
   'devices',
   'device_marks',
-  'webhooks',
 ] as const;
 /** Nodes look for work of every tenant in these. */
 const TENANT_OR_PLATFORM_TABLES = [
   'im_sessions',
   'im_revocations',
   'reply_requests',
+  'webhooks',
   'webhook_deliveries',
 ] as const;
 
@@ -156,7 +156,7 @@ export class CreateConversations1795300000000 implements MigrationInterface {
         dead boolean not null default false,
         created_at timestamptz not null default now()
       );
-      create index webhook_deliveries_due on webhook_deliveries (next_at) where not dead;
+      create index webhook_deliveries_due on webhook_deliveries (webhook_id, next_at) where not dead;
       create index webhook_deliveries_dead on webhook_deliveries (tenant_id, id) where dead;
     `);
     for (const table of [...TENANT_TABLES, ...TENANT_OR_PLATFORM_TABLES]) {

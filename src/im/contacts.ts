@@ -29,6 +29,7 @@ const FAILURE_RETRY_MS = 5_000;
 const MAX_ATTEMPTS = 10;
 const PIECES_A_TAKE = 200;
 const DRAIN_MS = 5_000;
+const FAILED = 'The assistant could not answer. Please try again.';
 
 /** What a reply came to. */
 interface Outcome {
@@ -209,7 +210,8 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
       msg: {
         msgId: id,
         timestamp: Date.now(),
-        content: text || (end.error?.message ?? ''),
+        // What exactly failed is the tenant's to know, not the user's: it stands with the reply.
+        content: text || (end.status === 'failed' ? FAILED : ''),
         ...(end.status !== 'finished' && { status: end.status }),
         inReplyTo: request.messageId,
       },

@@ -219,7 +219,9 @@ export class Messenger {
 
   /** The first assistant that a text mentions by `@slug`. */
   private async mentioned(tenantId: TenantId, content: string): Promise<Contact | null> {
-    const slugs = [...content.matchAll(MENTION)].slice(0, MAX_MENTIONS).map(([, slug]) => slug!);
+    const slugs = [...content.matchAll(MENTION)]
+      .slice(0, MAX_MENTIONS)
+      .map(([, slug]) => slug!.toLowerCase());
     for (const slug of new Set(slugs)) {
       const contact = await this.assistants.findContact(tenantId, { slug });
       if (contact?.versionId) return contact;

@@ -1,4 +1,4 @@
-import { ApiProperty, ApiPropertyOptional } from '@nestjs/swagger';
+import { ApiProperty, ApiPropertyOptional, PartialType } from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
 import {
   ArrayMaxSize,
@@ -240,37 +240,22 @@ export class SessionsQuery {
 
 const WEBHOOK_URL = { protocols: ['http', 'https'], require_protocol: true, require_tld: false };
 
-export class UpdateWebhookRequest {
-  @ApiPropertyOptional()
-  @Present()
-  @IsUrl(WEBHOOK_URL, { message: '$property must be an http(s) URL' })
-  @MaxLength(2_000)
-  url?: string;
-
-  @ApiPropertyOptional({ enum: WEBHOOK_EVENTS, isArray: true })
-  @Present()
-  @IsArray()
-  @ArrayMinSize(1)
-  @ArrayUnique()
-  @IsIn(WEBHOOK_EVENTS, { each: true })
-  events?: WebhookEvent[];
-
-  @ApiPropertyOptional()
-  @Present()
-  @IsBoolean()
-  enabled?: boolean;
-}
-
-export class CreateWebhookRequest extends UpdateWebhookRequest {
+export class CreateWebhookRequest {
   @ApiProperty()
   @IsUrl(WEBHOOK_URL, { message: '$property must be an http(s) URL' })
   @MaxLength(2_000)
-  declare url: string;
+  url!: string;
 
   @ApiProperty({ enum: WEBHOOK_EVENTS, isArray: true })
   @IsArray()
   @ArrayMinSize(1)
   @ArrayUnique()
   @IsIn(WEBHOOK_EVENTS, { each: true })
-  declare events: WebhookEvent[];
+  events!: WebhookEvent[];
+
+  @ApiPropertyOptional({ default: true })
+  @Present()
+  @IsBoolean()
+  enabled?: boolean;
 }
+export class UpdateWebhookRequest extends PartialType(CreateWebhookRequest, { skipNullProperties: false }) {}

@@ -63,7 +63,8 @@ export class DevicesRepository {
 
   /** No device twice in one call. In the order of the input. */
   async open(sessions: readonly DeviceSession[]): Promise<OpenedDevice[]> {
-    const [replaced, standings] = await this.database.run(scopeOf(sessions), [
+    const [, replaced, standings] = await this.database.run(scopeOf(sessions), [
+      lockUsers(sessions),
       openDevices(sessions, this.nodes.incarnation),
       readStandings(sessions),
     ]);
@@ -81,7 +82,7 @@ export class DevicesRepository {
   }
 
   async close(sessions: readonly DeviceSession[]): Promise<void> {
-    await this.database.one(scopeOf(sessions), closeDevices(sessions));
+    await this.database.run(scopeOf(sessions), [lockUsers(sessions), closeDevices(sessions)]);
   }
 
   /** Sessions whose process is dead. */
@@ -150,6 +151,16 @@ const INPUT = `input as materialized (
   select * from unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) with ordinality
     as i(tenant_id, user_id, client, connection_id, ord))`;
 
+/** Who comes and who goes at the same moment, on whatever node, does so one after the other: else both would be told wrongly. */
+const lockUsers = (sessions: readonly DeviceSession[]): Statement<void> => ({
+  name: 'devices-lock-users',
+  text: `select pg_advisory_xact_lock(key) from (
+           select distinct hashtextextended(user_id, tenant_id) as key
+           from unnest($1::bigint[], $2::text[]) as i(tenant_id, user_id) order by 1) keys`,
+  values: columnsOf(sessions).slice(0, 2),
+  map: () => undefined,
+});
+
 /** A user's very first device begins at the beginning; a further new one at the present, which is stored once. */
 const openDevices = (
   sessions: readonly DeviceSession[],
@@ -181,7 +192,8 @@ const openDevices = (
       insert into webhook_deliveries (webhook_id, tenant_id, event, event_id, payload)
       select w.id, i.tenant_id, 'user.online', i.connection_id::text,
         json_build_object('user', i.user_id, 'client', i.client)::text
-      from input i join webhooks w on w.tenant_id = i.tenant_id
+      from (select distinct on (tenant_id, user_id) * from input order by tenant_id, user_id, ord) i
+      join webhooks w on w.tenant_id = i.tenant_id
       where w.enabled and 'user.online' = any(w.events) and not exists (select 1 from before b where b.ord = i.ord))
     select ord, incarnation, connection_id from before where same and incarnation <> $5`,
   values: [...columnsOf(sessions), incarnation.toString()],
@@ -224,7 +236,8 @@ const closeDevices = (sessions: readonly DeviceSession[]): Statement<void> => ({
     insert into webhook_deliveries (webhook_id, tenant_id, event, event_id, payload)
     select w.id, g.tenant_id, 'user.offline', g.connection_id::text,
       json_build_object('user', g.user_id, 'client', g.client)::text
-    from gone g join webhooks w on w.tenant_id = g.tenant_id
+    from (select distinct on (tenant_id, user_id) * from gone order by tenant_id, user_id, connection_id desc) g
+    join webhooks w on w.tenant_id = g.tenant_id
     where w.enabled and 'user.offline' = any(w.events) and not exists (
       select 1 from im_sessions s where s.tenant_id = g.tenant_id and s.user_id = g.user_id
         and not exists (select 1 from gone x where x.connection_id = s.connection_id) and ${ALIVE})`,

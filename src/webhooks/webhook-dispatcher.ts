@@ -4,13 +4,16 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
+import type { WebhookId } from '../common';
 import { SecretOpener } from './secret-opener';
 import { WebhookSender } from './webhook-sender';
 import { WebhooksRepository, type Delivery } from './webhooks.repository';
 
 const POLL_MS = 500;
-const CLAIM = 50;
-const MAX_RUNNING = 100;
+const CLAIM = 100;
+const MAX_RUNNING = 500;
+/** Attempts at one webhook at a time. */
+const MAX_EACH = 10;
 /** 5 s, 10 s, 20 s … at most an hour apart: twelve attempts reach over some five hours. */
 const BASE_DELAY_MS = 5_000;
 const MAX_DELAY_MS = 3_600_000;
@@ -23,6 +26,7 @@ const DRAIN_MS = 3_000;
 export class WebhookDispatcher implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly logger = new Logger(WebhookDispatcher.name);
   private readonly running = new Set<Promise<void>>();
+  private readonly perWebhook = new Map<WebhookId, number>();
   private timer: NodeJS.Timeout | undefined;
   private claiming: Promise<void> | undefined;
 
@@ -48,28 +52,32 @@ export class WebhookDispatcher implements OnApplicationBootstrap, BeforeApplicat
   private async work(): Promise<void> {
     try {
       for (let claimed = CLAIM; claimed === CLAIM && this.running.size < MAX_RUNNING;) {
-        const due = await this.webhooks.claim(CLAIM);
+        const busy = [...this.perWebhook].filter(([, running]) => running >= MAX_EACH).map(([id]) => id);
+        const due = await this.webhooks.claim(CLAIM, MAX_EACH, busy);
         claimed = due.length;
-        if (claimed === 0) return;
-        const targets = await this.webhooks.targets(due.map(({ tenantId }) => tenantId));
-        for (const delivery of due) {
-          const target = targets.get(delivery.webhookId);
-          const run = this.attempt(
-            target ? { ...delivery, ...target } : { ...delivery, url: '', secret: '' },
-          ).finally(() => this.running.delete(run));
-          this.running.add(run);
-        }
+        for (const delivery of due) this.begin(delivery);
       }
     } catch (error) {
       this.logger.debug(`the outbox was not read: ${(error as Error).message}`);
     }
   }
 
+  private begin(delivery: Delivery): void {
+    const { webhookId } = delivery;
+    this.perWebhook.set(webhookId, (this.perWebhook.get(webhookId) ?? 0) + 1);
+    const run = this.attempt(delivery).finally(() => {
+      this.running.delete(run);
+      const left = this.perWebhook.get(webhookId)! - 1;
+      if (left > 0) this.perWebhook.set(webhookId, left);
+      else this.perWebhook.delete(webhookId);
+    });
+    this.running.add(run);
+  }
+
   private async attempt(delivery: Delivery): Promise<void> {
     try {
       let failure: string | null = null;
       try {
-        if (delivery.url === '') throw new Error('the webhook is switched off');
         await this.sender.send(delivery, this.secrets.open(delivery.secret, delivery.webhookId));
       } catch (error) {
         failure = describe(error as Error);

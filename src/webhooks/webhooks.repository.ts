@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { AppError, IdGenerator, type TenantId, type WebhookId } from '../common';
-import { Database, platformScope, tenantScope, tenantsScope, type Row, type Statement } from '../database';
+import { Database, platformScope, tenantScope, type Row, type Statement } from '../database';
 
 export const WEBHOOK_EVENTS = ['message.created', 'user.online', 'user.offline', 'group.changed'] as const;
 export type WebhookEvent = (typeof WEBHOOK_EVENTS)[number];
@@ -143,22 +143,12 @@ export class WebhooksRepository {
     });
   }
 
-  /** Takes what is due, oldest first, for this process alone for a minute. */
-  claim(limit: number): Promise<Omit<Delivery, 'url' | 'secret'>[]> {
-    return this.database.one(platformScope(), claim(limit));
-  }
-
-  /** Where they go; the tenants' own rows, so in their scope. */
-  targets(tenants: readonly TenantId[]): Promise<Map<WebhookId, { url: string; secret: string }>> {
-    return this.database.one(tenantsScope(tenants), {
-      name: 'webhook-targets',
-      text: 'select id, url, secret from webhooks where tenant_id = any($1::bigint[]) and enabled',
-      values: [[...new Set(tenants)]],
-      map: (rows) =>
-        new Map(
-          rows.map((row) => [row.id as WebhookId, { url: row.url as string, secret: row.secret as string }]),
-        ),
-    });
+  /**
+   * Takes what is due, oldest first, for this process alone for a minute: at most `each` for one webhook and none for
+   * the `busy` ones, so that a slow receiver holds up nobody else.
+   */
+  claim(limit: number, each: number, busy: readonly WebhookId[]): Promise<Delivery[]> {
+    return this.database.one(platformScope(), claim(limit, each, busy));
   }
 
   async delivered({ tenantId, id }: Pick<Delivery, 'tenantId' | 'id'>): Promise<void> {
@@ -189,20 +179,29 @@ export class WebhooksRepository {
 
 const COLUMNS = 'id, url, events, enabled, created_at, updated_at';
 
-const claim = (limit: number): Statement<Omit<Delivery, 'url' | 'secret'>[]> => ({
+const claim = (limit: number, each: number, busy: readonly WebhookId[]): Statement<Delivery[]> => ({
   name: 'webhook-claim',
   text: `with due as (
-      select id from webhook_deliveries where not dead and next_at <= now() order by next_at limit $1
-      for update skip locked)
+      select d.id, w.url, w.secret from webhooks w
+      cross join lateral (
+        select id, next_at from webhook_deliveries
+        where webhook_id = w.id and not dead and next_at <= now() order by next_at limit $2) d
+      where w.enabled and w.id <> all($3::bigint[])
+      order by d.next_at limit $1),
+    locked as (
+      select x.id, due.url, due.secret from due join webhook_deliveries x on x.id = due.id
+      where not x.dead and x.next_at <= now() for update of x skip locked)
     update webhook_deliveries d set attempts = d.attempts + 1, next_at = now() + interval '${CLAIM_MS} milliseconds'
-    from due where d.id = due.id
-    returning d.id, d.webhook_id, d.tenant_id, d.event, d.event_id, d.payload, d.attempts, d.created_at`,
-  values: [limit],
+    from locked l where d.id = l.id
+    returning d.id, d.webhook_id, d.tenant_id, d.event, d.event_id, d.payload, d.attempts, d.created_at, l.url, l.secret`,
+  values: [limit, each, busy],
   map: (rows) =>
     rows.map((row) => ({
       id: row.id as string,
       webhookId: row.webhook_id as WebhookId,
       tenantId: row.tenant_id as TenantId,
+      url: row.url as string,
+      secret: row.secret as string,
       event: row.event as WebhookEvent,
       eventId: row.event_id as string,
       payload: row.payload as string,

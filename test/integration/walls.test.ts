@@ -136,7 +136,6 @@ describe('the wall of row-level security, with no WHERE clause in front of it', 
         'messages',
         'devices',
         'device_marks',
-        'webhooks',
       ]) {
         expect([table, (await count(database, platformScope(), table)).all]).toEqual([table, 0]);
       }
