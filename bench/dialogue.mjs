@@ -1,6 +1,7 @@
 // `node bench/run.mjs dialogue`: what Parley costs beside the least that could be done. docs/benchmarks.md says what
 // each figure means.
 import { setTimeout as delay } from 'node:timers/promises';
+import { median, percentile, rowsOf } from './figures.mjs';
 import { cpuBelowMs, cpuMs, residentMiB, startClient, startParley, startProgram } from './processes.mjs';
 
 const BURST = { shape: 'burst-2000', count: 40, concurrency: 8, rounds: 5 };
@@ -14,21 +15,8 @@ const SQL_MESSAGES = 50;
 
 export const SECTIONS = ['memory', 'sql', 'first', 'burst', 'paced'];
 
-const sorted = (values) => [...values].sort((a, b) => a - b);
-const percentile = (values, p) => {
-  const all = sorted(values);
-  return all[Math.min(all.length - 1, Math.ceil((p / 100) * all.length) - 1)];
-};
-const median = (values) => {
-  const all = sorted(values);
-  const half = all.length >> 1;
-  return all.length % 2 ? all[half] : (all[half - 1] + all[half]) / 2;
-};
-
-export async function dialogue({ only = SECTIONS, profileDir, say }) {
-  const rows = [];
-  const row = (figure, unit, parley, baseline, { ratio, target, digits = 1, judged = ratio } = {}) =>
-    rows.push({ figure, unit, parley, baseline, ratio, target, digits, ok: target && judged <= target });
+export async function measure({ only = SECTIONS, profileDir, say }) {
+  const { rows, row } = rowsOf();
 
   say('starting upstream, proxies, client and Parley');
   const upstream = await startProgram('upstream.mjs');

@@ -1,11 +1,11 @@
 // Processes of a measurement: started, looked at through /proc, and ended by pid.
-import { fork, spawn } from 'node:child_process';
+import { fork, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const TICK_MS = 10; // _SC_CLK_TCK is 100 on every Linux there is
@@ -34,6 +34,15 @@ export function cpuMs(pid) {
   return (Number(stat[11]) + Number(stat[12])) * TICK_MS;
 }
 
+/** CPU that everybody on this machine has used, and what was taken from it from outside, in ms. */
+export function machineMs() {
+  const [user, nice, system, , , irq, softirq, steal] = lines('/proc/stat')
+    .split('\n')[0]
+    .split(/\s+/)
+    .slice(1);
+  return [user, nice, system, irq, softirq, steal].reduce((sum, ticks) => sum + Number(ticks) * TICK_MS, 0);
+}
+
 /** Resident memory in MiB. */
 export function residentMiB(pid) {
   return Number(/^VmRSS:\s+(\d+)/m.exec(lines(`/proc/${pid}/status`))?.[1]) / 1024;
@@ -59,6 +68,28 @@ export function cpuBelowMs(pid) {
   }, 0);
 }
 
+/** `execArgv` of a process whose `heldMiB` is going to be asked for. */
+export const COLLECTING = [
+  '--import',
+  `${pathToFileURL(join(here, 'collect.mjs'))}?${encodeURIComponent(tmpdir())}`,
+];
+
+/** What a process holds after a collection: JavaScript's heap and its buffers. */
+export async function heldMiB(pid) {
+  const file = join(tmpdir(), `parley-bench-${pid}`);
+  for (let i = 0; i < 2; i += 1) {
+    rmSync(file, { force: true });
+    process.kill(pid, 'SIGUSR2');
+    for (let waited = 0; !lines(file); waited += 50) {
+      if (waited > 10_000) throw new Error(`${pid} does not collect`);
+      await delay(50);
+    }
+  }
+  const bytes = Number(lines(file));
+  rmSync(file);
+  return bytes / 2 ** 20;
+}
+
 const running = new Set();
 
 /** Ends everything that was started, whatever state it is in. */
@@ -82,8 +113,8 @@ async function end(child, signal, patienceMs) {
 }
 
 /** One of this folder's programs; `ready` is its first message. */
-export async function startProgram(name, args = [], { waits = true } = {}) {
-  const child = fork(join(here, name), args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+export async function startProgram(name, args = [], { waits = true, execArgv = [] } = {}) {
+  const child = fork(join(here, name), args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv });
   const stop = async () => {
     running.delete(stop);
     await end(child, 'SIGTERM', 2_000);
@@ -98,8 +129,8 @@ export async function startProgram(name, args = [], { waits = true } = {}) {
 }
 
 /** The load client: `ask` sends a command; `onEarly` is called when its measured part is over. */
-export async function startClient() {
-  const program = await startProgram('client.mjs', [], { waits: false });
+export async function startClient(name = 'client.mjs') {
+  const program = await startProgram(name, [], { waits: false });
   let ids = 0;
   const waiting = new Map();
   program.child.on('message', ({ id, early, result, error }) => {
@@ -122,13 +153,13 @@ export async function startClient() {
 }
 
 /** Parley as it is shipped: the built server on its embedded PostgreSQL, quickstart on, in a directory of its own. */
-export async function startParley({ upstream, model, profileDir }) {
+export async function startParley({ upstream, model, profileDir, env, execArgv = [] }) {
   const dataDir = mkdtempSync(join(tmpdir(), 'parley-bench-'));
   chmodSync(dataDir, 0o755); // started by root, Postgres runs as somebody else
   const flags = profileDir ? ['--cpu-prof', `--cpu-prof-dir=${profileDir}`] : [];
   const child = spawn(
     process.execPath,
-    ['--max-semi-space-size=16', ...flags, join(here, '..', 'dist', 'src', 'main.js')],
+    ['--max-semi-space-size=16', ...flags, ...execArgv, join(here, '..', 'dist', 'src', 'main.js')],
     {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
@@ -136,10 +167,13 @@ export async function startParley({ upstream, model, profileDir }) {
         HOST: '127.0.0.1',
         PORT: '0',
         PARLEY_DATA_DIR: dataDir,
-        OPENAI_BASE_URL: `${upstream}/v1`,
-        OPENAI_API_KEY: 'sk-bench',
-        OPENAI_MODEL: model,
+        ...(upstream && {
+          OPENAI_BASE_URL: `${upstream}/v1`,
+          OPENAI_API_KEY: 'sk-bench',
+          OPENAI_MODEL: model,
+        }),
         LOG_LEVEL: 'warn',
+        ...env,
       },
     },
   );
@@ -162,5 +196,22 @@ export async function startParley({ upstream, model, profileDir }) {
   }
   const file = join(dataDir, 'quickstart.json');
   if (!existsSync(file)) throw new Error('Parley wrote no quickstart.json');
-  return { child, pid: child.pid, stop, quickstart: JSON.parse(readFileSync(file, 'utf8')) };
+  // As the superuser, where row-level security does not count.
+  const databaseUrl = (name) => {
+    const port = readFileSync(join(dataDir, 'postgres', 'postmaster.pid'), 'utf8').split('\n')[3];
+    const password = readFileSync(join(dataDir, 'postgres-password'), 'utf8').trim();
+    return `postgres://postgres:${password}@127.0.0.1:${port}/${name}`;
+  };
+  return { child, pid: child.pid, stop, databaseUrl, quickstart: JSON.parse(readFileSync(file, 'utf8')) };
+}
+
+/**
+ * Every connection is a file to both ends. What is raised here is inherited by every process started later; only root
+ * may go above the hard limit.
+ */
+export function raiseFileLimit(needed) {
+  const limit = () => Number(/^Max open files\s+(\d+)/m.exec(lines('/proc/self/limits'))?.[1] ?? Infinity);
+  if (limit() >= 2 * needed) return;
+  spawnSync('prlimit', [`--pid=${process.pid}`, '--nofile=65536:65536'], { stdio: 'ignore' });
+  if (limit() < needed) throw new Error(`${limit()} open files are too few: ulimit -n ${2 * needed}`);
 }
