@@ -46,8 +46,9 @@ export class CreateConversations1795300000000 implements MigrationInterface {
         last_id bigint not null default 0,
         deleted_at timestamptz,
         created_at timestamptz not null default now(),
-        unique (tenant_id, kind, key)
+        unique (key, tenant_id, kind)
       ) with (fillfactor = 50);
+      create index conversations_groups on conversations (tenant_id, key) where kind = 'group' and deleted_at is null;
       create table conversation_members (
         conversation_id bigint not null references conversations (id) on delete cascade,
         user_id text collate "C" not null,

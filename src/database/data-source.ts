@@ -12,6 +12,18 @@ export interface DataSourceSettings {
   readonly entities: DataSourceOptions['entities'];
 }
 
+/**
+ * Every query here finds its rows by an index. A statement is planned once a connection, not once an execution (which
+ * cost more than the execution itself), perhaps while its tables are still empty: that plan must not be one that
+ * reads a table from end to end, nor joins by doing so.
+ */
+const PLANNING = [
+  'plan_cache_mode=force_generic_plan',
+  'enable_seqscan=off',
+  'enable_hashjoin=off',
+  'enable_mergejoin=off',
+];
+
 /** The application's pool. `role` is part of the connection's start-up, so no query of it ever runs as the owner. */
 export function applicationDataSource({ url, poolSize, entities }: DataSourceSettings): DataSource {
   return new DataSource({
@@ -25,7 +37,9 @@ export function applicationDataSource({ url, poolSize, entities }: DataSourceSet
     poolSize,
     extra: {
       pipeline: true,
-      options: `-c role=${APPLICATION_ROLE} -c statement_timeout=30000 -c timezone=UTC`,
+      options: [`role=${APPLICATION_ROLE}`, 'statement_timeout=30000', 'timezone=UTC', ...PLANNING]
+        .map((setting) => `-c ${setting}`)
+        .join(' '),
       connectionTimeoutMillis: 5_000,
       query_timeout: 30_000,
       idleTimeoutMillis: 60_000,

@@ -29,40 +29,81 @@ export class Database implements OnApplicationShutdown {
     scope: Scope,
     statements: S,
   ): Promise<StatementResults<S>> {
+    return this.onClient(async (client) => {
+      const results = await this.send(client, beginUnder(scope), statements, 'COMMIT');
+      return results as StatementResults<S>;
+    });
+  }
+
+  /**
+   * One transaction in two round trips: what the first statements found decides what the second ones are. For work
+   * that would need joins and windows in SQL for what is a loop here.
+   */
+  async runTwice<
+    const S extends readonly Statement<unknown>[],
+    const T extends readonly Statement<unknown>[],
+  >(scope: Scope, first: S, second: (results: StatementResults<S>) => T): Promise<StatementResults<T>> {
+    return this.onClient(async (client) => {
+      try {
+        const found = await this.send(client, beginUnder(scope), first, null);
+        return (await this.send(
+          client,
+          null,
+          second(found as StatementResults<S>),
+          'COMMIT',
+        )) as StatementResults<T>;
+      } catch (error) {
+        if (!isConnectionError(error)) await client.query('ROLLBACK');
+        throw error;
+      }
+    });
+  }
+
+  private async onClient<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
     const client = await this.connect();
     let broken: Error | undefined;
     try {
-      this.counters.roundTrips += 1;
       this.counters.transactions += 1;
-      this.counters.statements += statements.length;
-      // One write, one wake-up of the backend, instead of one a statement.
-      const { stream } = (client as unknown as { connection: { stream: Socket } }).connection;
-      stream.cork();
-      const sent: Promise<unknown>[] = [];
-      try {
-        sent.push(client.query(beginUnder(scope)));
-        for (const { name, text, values } of statements) {
-          sent.push(client.query<Row>({ name, text, values: values as unknown[] }));
-        }
-        sent.push(client.query('COMMIT'));
-      } finally {
-        stream.uncork();
-      }
-      const settled = await Promise.allSettled(sent);
-      // The first failure is the cause; what follows it only says that the transaction is aborted.
-      const failure = settled.find((result) => result.status === 'rejected');
-      if (failure) {
-        broken = failure.reason as Error;
-        throw storageError(failure.reason);
-      }
-      return statements.map((statement, index) => {
-        const result = settled[index + 1] as PromiseFulfilledResult<{ rows: Row[] }>;
-        return statement.map(result.value.rows);
-      }) as StatementResults<S>;
-    } finally {
+      return await work(client);
+    } catch (error) {
       // A connection that failed in a transaction is thrown away only if it is broken; a constraint violation rolled back.
-      client.release(broken && isConnectionError(broken) ? broken : undefined);
+      if (isConnectionError(error)) broken = error as Error;
+      throw storageError(error);
+    } finally {
+      client.release(broken);
     }
+  }
+
+  /** All in one write, one wake-up of the backend, instead of one a statement. */
+  private async send(
+    client: PoolClient,
+    before: string | null,
+    statements: readonly Statement<unknown>[],
+    after: string | null,
+  ): Promise<unknown[]> {
+    this.counters.roundTrips += 1;
+    this.counters.statements += statements.length;
+    const { stream } = (client as unknown as { connection: { stream: Socket } }).connection;
+    const sent: Promise<unknown>[] = [];
+    stream.cork();
+    try {
+      if (before !== null) sent.push(client.query(before));
+      for (const { name, text, values } of statements) {
+        sent.push(client.query<Row>({ name, text, values: values as unknown[] }));
+      }
+      if (after !== null) sent.push(client.query(after));
+    } finally {
+      stream.uncork();
+    }
+    const settled = await Promise.allSettled(sent);
+    // The first failure is the cause; what follows it only says that the transaction is aborted.
+    const failure = settled.find((result) => result.status === 'rejected');
+    if (failure) throw failure.reason;
+    const offset = before === null ? 0 : 1;
+    return statements.map((statement, index) => {
+      const result = settled[index + offset] as PromiseFulfilledResult<{ rows: Row[] }>;
+      return statement.map(result.value.rows);
+    });
   }
 
   /** One statement under a scope. */

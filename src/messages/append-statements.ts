@@ -26,106 +26,220 @@ export interface KnownMessage {
   readonly recalled: boolean;
 }
 
-export interface BatchResult {
-  /** `seq`s in the order of the batch, 0 where the tenant has no such conversation; what is in the other two is not among them. */
-  readonly stored: readonly number[];
-  readonly known: ReadonlyMap<number, KnownMessage>;
-  readonly refused: ReadonlySet<number>;
+/** A conversation under the lock of this transaction. */
+export interface LockedConversation {
+  readonly tenantId: TenantId;
+  readonly lastSeq: number;
 }
 
 /**
- * First statement of a batch: nobody else appends to these conversations until it is committed. Always in the order
- * of ids, so that two processes can't wait for each other; a statement of its own, so that the next one sees what
- * the process that held them before has stored.
+ * First of a batch: nobody else appends to these conversations until it is committed. Always in the order of ids, so
+ * that two processes can't wait for each other; a statement of its own, so that the next ones see what the process
+ * that held them before has stored.
  */
-export const lockConversations = (ids: readonly ConversationId[]): Statement<void> => ({
+export const lockConversations = (
+  ids: readonly ConversationId[],
+): Statement<ReadonlyMap<ConversationId, LockedConversation>> => ({
   name: 'log-lock',
-  text: 'select 1 from conversations where id = any($1::bigint[]) order by id for update',
+  text: `select id, tenant_id, last_seq from conversations where id = any($1::bigint[]) order by id for update`,
   values: [ids],
-  map: () => undefined,
+  map: (rows) =>
+    new Map(
+      rows.map((row) => [
+        row.id as ConversationId,
+        { tenantId: row.tenant_id as TenantId, lastSeq: Number(row.last_seq) },
+      ]),
+    ),
 });
 
-/**
- * The whole batch in one statement: who has been stored before, who may not speak, numbers without gaps for the rest,
- * the messages, their senders' counts, the requests to assistants and the webhooks' outbox.
- * `oldest` bounds the search for first copies to the partitions that can hold one.
- */
-export const appendBatch = (drafts: readonly MessageDraft[], oldest: string): Statement<BatchResult> => ({
-  name: 'log-append',
-  text: `with input as materialized (
-      select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
-        $8::text[], $9::bigint[]) with ordinality
-        as i(id, tenant_id, conversation_id, sender, client, dedupe, frame, audience, assistant_id, ord)),
-    known as materialized (
-      select i.ord, m.* from input i
-      cross join lateral (
-        select id, seq, frame, recalled_at is not null as recalled from messages
-        where tenant_id = i.tenant_id and conversation_id = i.conversation_id and dedupe = i.dedupe and id >= $10
-        limit 1) m
-      where i.dedupe is not null),
-    refused as materialized (
-      select i.ord from input i where i.audience = 'member' and not exists (
-        select 1 from conversation_members p join conversations c on c.id = p.conversation_id
-        where p.tenant_id = i.tenant_id and p.conversation_id = i.conversation_id and p.user_id = i.sender and p.until_seq is null
-          and (p.role <> 'member' or (not c.muted and (p.muted_until is null or p.muted_until < now()))))
-      or i.audience = 'group' and not exists (
-        select 1 from conversations c where c.id = i.conversation_id and c.deleted_at is null)),
-    fresh as materialized (
-      select i.*, row_number() over (partition by i.conversation_id, i.tenant_id order by i.ord) as n from input i
-      where not exists (select 1 from known k where k.ord = i.ord)
-        and not exists (select 1 from refused r where r.ord = i.ord)),
-    bumped as (
-      update conversations c set last_seq = c.last_seq + f.n, last_id = greatest(c.last_id, f.id, $11)
-      from (select conversation_id, tenant_id, max(n) as n, max(id) as id from fresh group by 1, 2) f
-      where c.id = f.conversation_id and c.tenant_id = f.tenant_id
-      returning c.id, c.tenant_id, c.last_seq - f.n as base),
-    numbered as materialized (
-      select f.*, b.base + f.n as seq from fresh f
-      left join bumped b on b.id = f.conversation_id and b.tenant_id = f.tenant_id),
-    stored as (
-      insert into messages (id, tenant_id, conversation_id, seq, sender, client, dedupe, frame)
-      select id, tenant_id, conversation_id, seq, sender, client, dedupe, frame from numbered
-      where seq is not null),
-    counted as (
-      insert into conversation_senders as s (conversation_id, sender, tenant_id, sent)
-      select conversation_id, sender, tenant_id, count(*) from numbered where seq is not null group by 1, 2, 3
-      on conflict (conversation_id, sender) do update set sent = s.sent + excluded.sent),
-    asked as (
-      insert into reply_requests (message_id, tenant_id, conversation_id, assistant_id, sender, frame)
-      select id, tenant_id, conversation_id, assistant_id, sender, frame from numbered
-      where seq is not null and assistant_id is not null),
-    told as (
-      insert into webhook_deliveries (webhook_id, tenant_id, event, event_id, payload)
-      select w.id, n.tenant_id, 'message.created', n.id::text,
-        json_build_object('conversationId', n.conversation_id::text, 'id', n.id::text, 'seq', n.seq, 'frame', n.frame::json)::text
-      from webhooks w join numbered n on n.tenant_id = w.tenant_id
-      where n.seq is not null and w.enabled and 'message.created' = any(w.events))
-    select (select string_agg(coalesce(seq, 0)::text, ',' order by ord) from numbered) as stored,
-      (select json_agg(json_build_array(ord, id::text, seq, frame, recalled)) from known) as known,
-      (select array_agg(ord) from refused) as refused`,
+/** Which have been stored before, by their place in the batch. `oldest` bounds the search to the partitions that can hold a first copy. */
+export const findKnown = (
+  drafts: readonly MessageDraft[],
+  oldest: string,
+): Statement<ReadonlyMap<number, KnownMessage>> => ({
+  name: 'log-known',
+  text: `select i.ord, m.* from unnest($1::bigint[], $2::bigint[], $3::text[]) with ordinality
+           as i(tenant_id, conversation_id, dedupe, ord)
+         cross join lateral (
+           select id, seq, frame, recalled_at is not null as recalled from messages
+           where tenant_id = i.tenant_id and conversation_id = i.conversation_id and dedupe = i.dedupe and id >= $4
+           limit 1) m
+         where i.dedupe is not null`,
   values: [
-    drafts.map(({ id }) => id),
+    drafts.map(({ tenantId }) => tenantId),
+    drafts.map(({ conversationId }) => conversationId),
+    drafts.map(({ dedupe }) => dedupe),
+    oldest,
+  ],
+  map: (rows) =>
+    new Map(
+      rows.map((row) => [
+        Number(row.ord) - 1,
+        {
+          id: row.id as MessageId,
+          seq: Number(row.seq),
+          frame: row.frame as string,
+          recalled: row.recalled as boolean,
+        },
+      ]),
+    ),
+});
+
+/** Whose senders may not speak there, by their place in the batch. */
+export const findRefused = (drafts: readonly MessageDraft[]): Statement<ReadonlySet<number>> => ({
+  name: 'log-refused',
+  text: `select i.ord from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) with ordinality
+           as i(tenant_id, conversation_id, sender, audience, ord)
+         left join lateral (
+           select muted from conversations
+           where id = i.conversation_id and tenant_id = i.tenant_id and deleted_at is null limit 1) c on true
+         left join lateral (
+           select role, muted_until from conversation_members
+           where conversation_id = i.conversation_id and user_id = i.sender and tenant_id = i.tenant_id
+             and until_seq is null limit 1) p on true
+         where i.audience is not null and (c.muted is null or i.audience = 'member' and (p.role is null
+           or p.role = 'member' and (c.muted or p.muted_until > now())))`,
+  values: [
     drafts.map(({ tenantId }) => tenantId),
     drafts.map(({ conversationId }) => conversationId),
     drafts.map(({ sender }) => sender),
-    drafts.map(({ client }) => client),
-    drafts.map(({ dedupe }) => dedupe),
-    drafts.map(({ frame }) => frame),
     drafts.map(({ only }) => only),
-    drafts.map(({ assistantId }) => assistantId),
-    oldest,
-    // A long reply's message bears the id of its beginning: who looks for what has moved goes by the time it came.
-    idAtTime(Date.now()),
   ],
-  map: ([row]) => ({
-    stored: row!.stored === null ? [] : (row!.stored as string).split(',').map(Number),
-    known: new Map(
-      ((row!.known ?? []) as [number, MessageId, number, string, boolean][]).map(
-        ([ord, id, seq, frame, recalled]) => [ord - 1, { id, seq, frame, recalled }],
-      ),
+  map: (rows) => new Set(rows.map((row) => Number(row.ord) - 1)),
+});
+
+/** Webhooks that are told of every message, by tenant. */
+export const findListeners = (tenants: readonly TenantId[]): Statement<ReadonlyMap<TenantId, string[]>> => ({
+  name: 'log-listeners',
+  text: `select tenant_id, id from webhooks
+         where tenant_id = any($1::bigint[]) and enabled and 'message.created' = any(events)`,
+  values: [tenants],
+  map: (rows) => {
+    const listeners = new Map<TenantId, string[]>();
+    for (const row of rows) {
+      const tenantId = row.tenant_id as TenantId;
+      listeners.set(tenantId, [...(listeners.get(tenantId) ?? []), row.id as string]);
+    }
+    return listeners;
+  },
+});
+
+/** A draft that got its number. */
+export interface NumberedMessage {
+  readonly draft: MessageDraft;
+  readonly seq: number;
+}
+
+/** What a batch writes; each statement only where there is something for it. */
+export function storeStatements(
+  messages: readonly NumberedMessage[],
+  listeners: ReadonlyMap<TenantId, readonly string[]>,
+): Statement<void>[] {
+  if (messages.length === 0) return [];
+  const asking = messages.filter(({ draft }) => draft.assistantId !== null);
+  const events = messages.flatMap(({ draft, seq }) =>
+    (listeners.get(draft.tenantId) ?? []).map((webhookId) => ({ webhookId, draft, seq })),
+  );
+  return [
+    insertMessages(messages),
+    advanceConversations(messages),
+    countSenders(messages),
+    ...(asking.length > 0 ? [requestReplies(asking)] : []),
+    ...(events.length > 0 ? [tellWebhooks(events)] : []),
+  ];
+}
+
+const insertMessages = (messages: readonly NumberedMessage[]): Statement<void> => ({
+  name: 'log-insert',
+  text: `insert into messages (id, tenant_id, conversation_id, seq, sender, client, dedupe, frame)
+         select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])`,
+  values: [
+    messages.map(({ draft }) => draft.id),
+    messages.map(({ draft }) => draft.tenantId),
+    messages.map(({ draft }) => draft.conversationId),
+    messages.map(({ seq }) => seq),
+    messages.map(({ draft }) => draft.sender),
+    messages.map(({ draft }) => draft.client),
+    messages.map(({ draft }) => draft.dedupe),
+    messages.map(({ draft }) => draft.frame),
+  ],
+  map: () => undefined,
+});
+
+const advanceConversations = (messages: readonly NumberedMessage[]): Statement<void> => {
+  const last = new Map(messages.map(({ draft, seq }) => [draft.conversationId, { seq, draft }]));
+  return {
+    name: 'log-advance',
+    // A long reply's message bears the id of its beginning: who looks for what has moved goes by the time it came.
+    text: `update conversations c set last_seq = i.seq, last_id = greatest(c.last_id, $4::bigint)
+           from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as i(id, tenant_id, seq)
+           where c.id = i.id and c.tenant_id = i.tenant_id`,
+    values: [
+      [...last.keys()],
+      [...last.values()].map(({ draft }) => draft.tenantId),
+      [...last.values()].map(({ seq }) => seq),
+      idAtTime(Date.now()),
+    ],
+    map: () => undefined,
+  };
+};
+
+const countSenders = (messages: readonly NumberedMessage[]): Statement<void> => {
+  const counts = new Map<string, { draft: MessageDraft; sent: number }>();
+  for (const { draft } of messages) {
+    const key = `${draft.conversationId}\n${draft.sender}`;
+    const count = counts.get(key);
+    if (count) count.sent += 1;
+    else counts.set(key, { draft, sent: 1 });
+  }
+  const all = [...counts.values()];
+  return {
+    name: 'log-count',
+    text: `insert into conversation_senders as s (conversation_id, sender, tenant_id, sent)
+           select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[])
+           on conflict (conversation_id, sender) do update set sent = s.sent + excluded.sent`,
+    values: [
+      all.map(({ draft }) => draft.conversationId),
+      all.map(({ draft }) => draft.sender),
+      all.map(({ draft }) => draft.tenantId),
+      all.map(({ sent }) => sent),
+    ],
+    map: () => undefined,
+  };
+};
+
+const requestReplies = (messages: readonly NumberedMessage[]): Statement<void> => ({
+  name: 'log-ask',
+  text: `insert into reply_requests (message_id, tenant_id, conversation_id, assistant_id, sender, frame)
+         select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[])`,
+  values: [
+    messages.map(({ draft }) => draft.id),
+    messages.map(({ draft }) => draft.tenantId),
+    messages.map(({ draft }) => draft.conversationId),
+    messages.map(({ draft }) => draft.assistantId),
+    messages.map(({ draft }) => draft.sender),
+    messages.map(({ draft }) => draft.frame),
+  ],
+  map: () => undefined,
+});
+
+const tellWebhooks = (
+  events: readonly (NumberedMessage & { readonly webhookId: string })[],
+): Statement<void> => ({
+  name: 'log-tell',
+  text: `insert into webhook_deliveries (webhook_id, tenant_id, event, event_id, payload)
+         select w, t, 'message.created', e, p
+         from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) as i(w, t, e, p)`,
+  values: [
+    events.map(({ webhookId }) => webhookId),
+    events.map(({ draft }) => draft.tenantId),
+    events.map(({ draft }) => draft.id),
+    events.map(
+      ({ draft: { id, conversationId, frame }, seq }) =>
+        `{"conversationId":"${conversationId}","id":"${id}","seq":${seq},"frame":${frame}}`,
     ),
-    refused: new Set(((row!.refused ?? []) as string[]).map((ord) => Number(ord) - 1)),
-  }),
+  ],
+  map: () => undefined,
 });
 
 /** How far back a batch whose commit is in doubt can have been pushed by what others wrote meanwhile. */

@@ -433,7 +433,7 @@ const createSingle = (
   text: `with made as (
       insert into conversations (id, tenant_id, kind, key, assistant_id, member_count)
       values ($1, $2, 'single', $3, $4, cardinality($5::text[]))
-      on conflict (tenant_id, kind, key) do nothing returning id)
+      on conflict (key, tenant_id, kind) do nothing returning id)
     insert into conversation_members (conversation_id, user_id, tenant_id)
     select made.id, u, $2 from made, unnest($5::text[]) as u`,
   values: [id, tenantId, key, assistantId, users],

@@ -3,11 +3,15 @@ import { Injectable, Logger, type BeforeApplicationShutdown } from '@nestjs/comm
 import { AppError, idAtTime, type ConversationId, type MessageId, type TenantId } from '../common';
 import { Database, tenantsScope, type Row, type Statement } from '../database';
 import {
-  appendBatch,
   findAppended,
+  findKnown,
+  findListeners,
+  findRefused,
   lockConversations,
+  storeStatements,
   type KnownMessage,
   type MessageDraft,
+  type NumberedMessage,
 } from './append-statements';
 import type { LogEntry } from './conversation-records';
 
@@ -183,24 +187,38 @@ export class MessageLog implements BeforeApplicationShutdown {
 
   private async storeBatch(batch: Pending[]): Promise<void> {
     const drafts = batch.map(({ draft }) => draft);
-    const [, result] = await this.database.run(scopeOf(drafts), [
-      lockConversations(conversationsOf(drafts)),
-      appendBatch(drafts, oldestCopy(drafts)),
-    ]);
+    const results: Appended[] = [];
+    const guarded = drafts.some(({ only }) => only !== null);
+    await this.database.runTwice(
+      scopeOf(drafts),
+      [
+        lockConversations(conversationsOf(drafts)),
+        findKnown(drafts, oldestCopy(drafts)),
+        findListeners([...new Set(drafts.map(({ tenantId }) => tenantId))]),
+        ...(guarded ? [findRefused(drafts)] : []),
+      ] as const,
+      ([conversations, known, listeners, refused]) => {
+        const last = new Map([...conversations].map(([id, { lastSeq }]) => [id, lastSeq]));
+        const numbered: NumberedMessage[] = [];
+        drafts.forEach((draft, index) => {
+          const { conversationId, tenantId, id } = draft;
+          const first = known.get(index);
+          if (first) results.push(repetition(draft, first));
+          // Also where the tenant has no such conversation.
+          else if (conversations.get(conversationId)?.tenantId !== tenantId || refused?.has(index)) {
+            results.push({ outcome: 'refused' });
+          } else {
+            const seq = last.get(conversationId)! + 1;
+            last.set(conversationId, seq);
+            numbered.push({ draft, seq });
+            results.push({ outcome: 'stored', id, seq });
+          }
+        });
+        return storeStatements(numbered, listeners);
+      },
+    );
     this.counters.batches += 1;
-    let next = 0;
-    batch.forEach((pending, index) => {
-      const known = result.known.get(index);
-      if (result.refused.has(index)) this.settle(pending, { outcome: 'refused' });
-      else if (known) this.settle(pending, repetition(pending.draft, known));
-      else {
-        const seq = result.stored[next]!;
-        next += 1;
-        // 0: no such conversation of that tenant.
-        if (seq === 0) this.settle(pending, { outcome: 'refused' });
-        else this.settle(pending, { outcome: 'stored', id: pending.draft.id, seq });
-      }
-    });
+    batch.forEach((pending, index) => this.settle(pending, results[index]!));
   }
 
   /** Whether the first attempt was committed is unknown: what it stored is found by id, under the conversations' locks. */
