@@ -5,11 +5,13 @@ const EPOCH_MS = 1_704_067_200_000;
 const SLOT_BITS = 10n;
 const SEQUENCE_BITS = 12n;
 const MAX_SEQUENCE = 4095;
+const ID_UNITS_A_MS = 2 ** 22;
 export const MAX_NODE_SLOT = 1023;
 
 /** When an id was made, in epoch milliseconds. */
 export function timeOfId(id: string): number {
-  return Number(BigInt(id) >> (SLOT_BITS + SEQUENCE_BITS)) + EPOCH_MS;
+  // The bits that a double drops are far below the milliseconds.
+  return Math.floor(Number(id) / ID_UNITS_A_MS) + EPOCH_MS;
 }
 
 /** The smallest id that can have been made at that time or later. */

@@ -9,7 +9,7 @@ const message = (msg: object, more: object = {}) => ({
   ...more,
 });
 const parsed = (frame: unknown, rich = false) =>
-  parseFrame(typeof frame === 'string' ? frame : JSON.stringify(frame), rich) as MessageFrame;
+  parseFrame(typeof frame === 'string' ? frame : JSON.stringify(frame), rich).frame as MessageFrame;
 const refusal = (frame: unknown, rich = false): string => {
   try {
     parsed(frame, rich);
@@ -93,6 +93,12 @@ describe('canonical', () => {
       expect(error).toBeInstanceOf(BadFrame);
     }
   });
+});
+
+it('gives the stored form with the frame', () => {
+  const spaced = '{ "type": "single", "source": 1.0, "target": 2, "msg": {} }';
+  expect(parseFrame(spaced, false).text).toBe('{"type":"single","source":1.0,"target":2,"msg":{}}');
+  expect(parseFrame('{"type":"ping"}', false).text).toBe('');
 });
 
 describe('dedupeKey', () => {

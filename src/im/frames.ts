@@ -94,7 +94,8 @@ const SCHEMAS: Readonly<Record<ClientFrame['type'], ValidateFunction>> = {
   ),
   watch: ajv.compile(object({ users: { type: 'array', maxItems: MAX_WATCH, items: id } }, ['users'])),
 };
-const PLAIN_TYPES: ReadonlySet<string> = new Set([...MESSAGE_TYPES, ...MEMBERSHIP_TYPES, 'ping']);
+const LOGGED_TYPES: ReadonlySet<string> = new Set([...MESSAGE_TYPES, ...MEMBERSHIP_TYPES]);
+const PLAIN_TYPES: ReadonlySet<string> = new Set([...LOGGED_TYPES, 'ping']);
 
 /** A number that a double may not hold as it was written. Also true for the same in a string: that only costs time. */
 const UNUSUAL_NUMBER = /\d{16}|\d[.eE]|-0/;
@@ -108,8 +109,14 @@ const keepSource = (_key: string, value: unknown, context?: { source?: string })
 // In Node 24, not yet in TypeScript's library.
 const { rawJSON } = JSON as unknown as { rawJSON: (text: string) => object };
 
+export interface ParsedFrame {
+  readonly frame: ClientFrame;
+  /** The stored form of what goes into a log (see {@link canonical}), else empty. */
+  readonly text: string;
+}
+
 /** A checked frame; numbers that would lose digits are kept as they were written. Throws BadFrame. */
-export function parseFrame(text: string, rich: boolean): ClientFrame {
+export function parseFrame(text: string, rich: boolean): ParsedFrame {
   let frame: Record<string, unknown>;
   try {
     frame = JSON.parse(text) as Record<string, unknown>;
@@ -128,7 +135,13 @@ export function parseFrame(text: string, rich: boolean): ClientFrame {
   if (!schema) throw new BadFrame('type: must be one of single, group, join, leave, ping', said);
   if (!schema(frame)) throw new BadFrame(explain(schema.errors?.[0]), said);
   if (text.includes('\\u0000') && NUL.test(text)) throw new BadFrame('The frame must not contain NUL.', said);
-  return (UNUSUAL_NUMBER.test(text) ? parseExact(text) : frame) as unknown as ClientFrame;
+  if (!LOGGED_TYPES.has(type as string)) return { frame: frame as unknown as ClientFrame, text: '' };
+  const logged = frame as unknown as MessageFrame;
+  const plain = canonical(logged);
+  // What comes out as it came in has lost nothing, and most frames do: they are not searched for unusual numbers.
+  if (plain === text || !UNUSUAL_NUMBER.test(text)) return { frame: logged, text: plain };
+  const exact = parseExact(text) as unknown as MessageFrame;
+  return { frame: exact, text: canonical(exact) };
 }
 
 /** JSON of ours or checked before, with every number as it was written. */

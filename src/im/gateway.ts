@@ -14,6 +14,7 @@ import {
   type ClientFrame,
   type MembershipFrame,
   type MessageFrame,
+  type ParsedFrame,
   type RichFrame,
 } from './frames';
 import { Hub } from './hub';
@@ -174,19 +175,20 @@ export class ImGateway implements OnModuleInit {
   private handle(connection: Connection, text: string): void | Promise<void> {
     let frame: ClientFrame | undefined;
     try {
-      frame = parseFrame(text, connection.rich);
-      const wait = this.dispatch(connection, frame);
+      const parsed = parseFrame(text, connection.rich);
+      ({ frame } = parsed);
+      const wait = this.dispatch(connection, parsed);
       return wait?.catch((error: unknown) => this.tell(connection, error, frame));
     } catch (error) {
       this.tell(connection, error, frame);
     }
   }
 
-  private dispatch(connection: Connection, frame: ClientFrame): void | Promise<void> {
+  private dispatch(connection: Connection, { frame, text }: ParsedFrame): void | Promise<void> {
     switch (frame.type) {
       case 'single':
       case 'group':
-        return this.message(connection, frame);
+        return this.message(connection, frame, text);
       case 'join':
       case 'leave':
         return this.membership(connection, frame);
@@ -197,12 +199,12 @@ export class ImGateway implements OnModuleInit {
     }
   }
 
-  private message(connection: Connection, frame: MessageFrame): void | Promise<void> {
+  private message(connection: Connection, frame: MessageFrame, text: string): void | Promise<void> {
     const sender = senderOf(connection, frame);
     if (connection.rich && frame.msg.msgId === undefined) throw new BadFrame('msg.msgId: is missing');
     const route = this.messenger.route(sender, frame);
     const send = (to: Awaited<typeof route>): void =>
-      this.messenger.send(sender, to, frame, (sent, error) => {
+      this.messenger.send(sender, to, { frame, text }, (sent, error) => {
         if (sent) this.sent(connection, frame, sent.conversationId, sent.result);
         else this.tell(connection, error, frame);
       });

@@ -146,7 +146,7 @@ function sidesOf(key: string): string[] {
 /** Under the same rules as a frame that comes over the socket. Throws BAD_INPUT. */
 function frameOf(frame: object): MessageFrame {
   try {
-    const parsed = parseFrame(JSON.stringify(frame), false) as MessageFrame;
+    const parsed = parseFrame(JSON.stringify(frame), false).frame as MessageFrame;
     clientTime(parsed.msg, Date.now());
     return parsed;
   } catch (error) {

@@ -32,6 +32,12 @@ export interface Sender {
   readonly server: boolean;
 }
 
+/** A message and its stored form. */
+export interface OutgoingMessage {
+  readonly frame: MessageFrame;
+  readonly text: string;
+}
+
 export interface Route {
   readonly conversationId: ConversationId;
   readonly assistant: Contact | null;
@@ -87,9 +93,9 @@ export class Messenger {
   }
 
   /** `done` is called when the message is durable, for a whole batch in one go. Throws FrameError, BadFrame. */
-  send(sender: Sender, route: Route, frame: MessageFrame, done: OnSent, again = false): void {
+  send(sender: Sender, route: Route, message: OutgoingMessage, done: OnSent, again = false): void {
     const { tenantId, userId, client, origin, server } = sender;
-    const text = canonical(frame);
+    const { frame, text } = message;
     const draft: MessageDraft = {
       id: this.ids.next(),
       tenantId,
@@ -108,7 +114,7 @@ export class Messenger {
         return;
       }
       if (result.outcome === 'refused' && frame.type === 'group' && !again) {
-        void this.resend(sender, route, frame, done);
+        void this.resend(sender, route, message, done);
         return;
       }
       done({ conversationId: draft.conversationId, result }, null);
@@ -124,18 +130,19 @@ export class Messenger {
         frame: text,
         recalled: false,
       };
-      const message = new LiveMessage(entry, origin);
-      if (frame.type === 'group') this.hub.publishGroup(conversationId, message);
-      else this.hub.publishSingle(tenantId, [userId, idText(frame.target)], message);
+      const live = new LiveMessage(entry, origin);
+      if (frame.type === 'group') this.hub.publishGroup(conversationId, live);
+      else this.hub.publishSingle(tenantId, [userId, idText(frame.target)], live);
       if (route.assistant) for (const listener of this.onRequest) listener();
     });
   }
 
   /** The group may have been deleted and made anew by another process: where it was known to be is looked up once more. */
-  private async resend(sender: Sender, route: Route, frame: MessageFrame, done: OnSent): Promise<void> {
+  private async resend(sender: Sender, route: Route, message: OutgoingMessage, done: OnSent): Promise<void> {
+    const { frame } = message;
     try {
       this.forgetGroup(sender.tenantId, idText(frame.target));
-      this.send(sender, { ...route, ...(await this.route(sender, frame)) }, frame, done, true);
+      this.send(sender, { ...route, ...(await this.route(sender, frame)) }, message, done, true);
     } catch (error) {
       done(null, error as AppError | FrameError);
     }
@@ -148,7 +155,8 @@ export class Messenger {
   ): Promise<{ conversationId: ConversationId; result: Appended }> {
     const route = await this.route(sender, frame);
     return new Promise((resolve, reject) => {
-      this.send(sender, route, frame, (sent, error) => (sent ? resolve(sent) : reject(error!)));
+      const text = canonical(frame);
+      this.send(sender, route, { frame, text }, (sent, error) => (sent ? resolve(sent) : reject(error!)));
     });
   }
 

@@ -1,5 +1,5 @@
 import { idAtTime, type AssistantId, type ConversationId, type MessageId, type TenantId } from '../common';
-import type { Statement } from '../database';
+import { idArray, textArray, type Statement } from '../database';
 
 /** A message on its way into the log. */
 export interface MessageDraft {
@@ -42,7 +42,7 @@ export const lockConversations = (
 ): Statement<ReadonlyMap<ConversationId, LockedConversation>> => ({
   name: 'log-lock',
   text: `select id, tenant_id, last_seq from conversations where id = any($1::bigint[]) order by id for update`,
-  values: [ids],
+  values: [idArray(ids)],
   map: (rows) =>
     new Map(
       rows.map((row) => [
@@ -66,9 +66,9 @@ export const findKnown = (
            limit 1) m
          where i.dedupe is not null`,
   values: [
-    drafts.map(({ tenantId }) => tenantId),
-    drafts.map(({ conversationId }) => conversationId),
-    drafts.map(({ dedupe }) => dedupe),
+    idArray(drafts.map(({ tenantId }) => tenantId)),
+    idArray(drafts.map(({ conversationId }) => conversationId)),
+    textArray(drafts.map(({ dedupe }) => dedupe)),
     oldest,
   ],
   map: (rows) =>
@@ -100,10 +100,10 @@ export const findRefused = (drafts: readonly MessageDraft[]): Statement<Readonly
          where i.audience is not null and (c.muted is null or i.audience = 'member' and (p.role is null
            or p.role = 'member' and (c.muted or p.muted_until > now())))`,
   values: [
-    drafts.map(({ tenantId }) => tenantId),
-    drafts.map(({ conversationId }) => conversationId),
-    drafts.map(({ sender }) => sender),
-    drafts.map(({ only }) => only),
+    idArray(drafts.map(({ tenantId }) => tenantId)),
+    idArray(drafts.map(({ conversationId }) => conversationId)),
+    textArray(drafts.map(({ sender }) => sender)),
+    textArray(drafts.map(({ only }) => only)),
   ],
   map: (rows) => new Set(rows.map((row) => Number(row.ord) - 1)),
 });
@@ -154,14 +154,14 @@ const insertMessages = (messages: readonly NumberedMessage[]): Statement<void> =
   text: `insert into messages (id, tenant_id, conversation_id, seq, sender, client, dedupe, frame)
          select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])`,
   values: [
-    messages.map(({ draft }) => draft.id),
-    messages.map(({ draft }) => draft.tenantId),
-    messages.map(({ draft }) => draft.conversationId),
-    messages.map(({ seq }) => seq),
-    messages.map(({ draft }) => draft.sender),
-    messages.map(({ draft }) => draft.client),
-    messages.map(({ draft }) => draft.dedupe),
-    messages.map(({ draft }) => draft.frame),
+    idArray(messages.map(({ draft }) => draft.id)),
+    idArray(messages.map(({ draft }) => draft.tenantId)),
+    idArray(messages.map(({ draft }) => draft.conversationId)),
+    idArray(messages.map(({ seq }) => seq)),
+    textArray(messages.map(({ draft }) => draft.sender)),
+    textArray(messages.map(({ draft }) => draft.client)),
+    textArray(messages.map(({ draft }) => draft.dedupe)),
+    textArray(messages.map(({ draft }) => draft.frame)),
   ],
   map: () => undefined,
 });
@@ -175,9 +175,9 @@ const advanceConversations = (messages: readonly NumberedMessage[]): Statement<v
            from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as i(id, tenant_id, seq)
            where c.id = i.id and c.tenant_id = i.tenant_id`,
     values: [
-      [...last.keys()],
-      [...last.values()].map(({ draft }) => draft.tenantId),
-      [...last.values()].map(({ seq }) => seq),
+      idArray([...last.keys()]),
+      idArray([...last.values()].map(({ draft }) => draft.tenantId)),
+      idArray([...last.values()].map(({ seq }) => seq)),
       idAtTime(Date.now()),
     ],
     map: () => undefined,
@@ -199,10 +199,10 @@ const countSenders = (messages: readonly NumberedMessage[]): Statement<void> => 
            select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[])
            on conflict (conversation_id, sender) do update set sent = s.sent + excluded.sent`,
     values: [
-      all.map(({ draft }) => draft.conversationId),
-      all.map(({ draft }) => draft.sender),
-      all.map(({ draft }) => draft.tenantId),
-      all.map(({ sent }) => sent),
+      idArray(all.map(({ draft }) => draft.conversationId)),
+      textArray(all.map(({ draft }) => draft.sender)),
+      idArray(all.map(({ draft }) => draft.tenantId)),
+      idArray(all.map(({ sent }) => sent)),
     ],
     map: () => undefined,
   };
@@ -213,12 +213,12 @@ const requestReplies = (messages: readonly NumberedMessage[]): Statement<void> =
   text: `insert into reply_requests (message_id, tenant_id, conversation_id, assistant_id, sender, frame)
          select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[])`,
   values: [
-    messages.map(({ draft }) => draft.id),
-    messages.map(({ draft }) => draft.tenantId),
-    messages.map(({ draft }) => draft.conversationId),
-    messages.map(({ draft }) => draft.assistantId),
-    messages.map(({ draft }) => draft.sender),
-    messages.map(({ draft }) => draft.frame),
+    idArray(messages.map(({ draft }) => draft.id)),
+    idArray(messages.map(({ draft }) => draft.tenantId)),
+    idArray(messages.map(({ draft }) => draft.conversationId)),
+    idArray(messages.map(({ draft }) => draft.assistantId)),
+    textArray(messages.map(({ draft }) => draft.sender)),
+    textArray(messages.map(({ draft }) => draft.frame)),
   ],
   map: () => undefined,
 });
@@ -231,9 +231,9 @@ const tellWebhooks = (
          select w, t, 'message.created', e, p
          from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) as i(w, t, e, p)`,
   values: [
-    events.map(({ webhookId }) => webhookId),
-    events.map(({ draft }) => draft.tenantId),
-    events.map(({ draft }) => draft.id),
+    idArray(events.map(({ webhookId }) => webhookId)),
+    idArray(events.map(({ draft }) => draft.tenantId)),
+    idArray(events.map(({ draft }) => draft.id)),
     events.map(
       ({ draft: { id, conversationId, frame }, seq }) =>
         `{"conversationId":"${conversationId}","id":"${id}","seq":${seq},"frame":${frame}}`,
@@ -253,7 +253,7 @@ export const findAppended = (drafts: readonly MessageDraft[]): Statement<Readonl
          where c.id = any($1::bigint[]) and m.id = any($2::bigint[]) and m.id >= $3`,
   values: [
     [...new Set(drafts.map(({ conversationId }) => conversationId))],
-    drafts.map(({ id }) => id),
+    idArray(drafts.map(({ id }) => id)),
     drafts.reduce((least, { id }) => (BigInt(id) < BigInt(least) ? id : least), drafts[0]!.id),
   ],
   map: (rows) => new Map(rows.map((row) => [row.id as MessageId, Number(row.seq)])),

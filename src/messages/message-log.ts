@@ -141,7 +141,11 @@ export class MessageLog implements BeforeApplicationShutdown {
   private async run(): Promise<void> {
     // Everything that this very read of the sockets brings goes into the first batch.
     await Promise.resolve();
-    while (this.pending.length > 0) await this.commit(this.take());
+    while (this.pending.length > 0) {
+      await this.commit(this.take());
+      // What has come to the sockets meanwhile is read first: it goes into the next batch, not into one of its own.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
     this.running = undefined;
   }
 
