@@ -145,6 +145,12 @@ export const VARIABLES = {
     65_536,
     1_073_741_824,
   ),
+  IM_SLOW_READER_SECONDS: integer(
+    'a client that reads nothing of what waits for it for so long is closed, to come back and resume',
+    15,
+    1,
+    3_600,
+  ),
   PRIVATE_PROVIDER_ADDRESSES: choice(
     "auto: a tenant's own providers may point at private addresses except in production",
     ['auto', 'allow', 'refuse'],

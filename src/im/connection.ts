@@ -16,8 +16,6 @@ export const CLOSE = {
 } as const;
 
 const CLOSE_PATIENCE_MS = 5_000;
-/** Who reads nothing of what waits for this long while catching up is as slow as who lets too much wait. */
-const DRAIN_PATIENCE_MS = 15_000;
 const SLOW = 'reading too slowly; come back and resume';
 /** Frames over the rate that are answered with an error before the connection is closed. */
 const FLOOD_PATIENCE = 100;
@@ -28,6 +26,8 @@ export interface ConnectionSettings {
   readonly rich: boolean;
   readonly limits: ImLimits;
   readonly maxBufferedBytes: number;
+  /** Who reads nothing of what waits for so long is as slow as who lets too much wait. */
+  readonly slowAfterMs: number;
   readonly address: string;
 }
 
@@ -43,6 +43,8 @@ export class Connection {
   readonly positions = new Map<ConversationId, number>();
   /** Conversations that are behind the log, and how far it is known to reach. */
   readonly behind = new Map<ConversationId, number>();
+  /** The number of the last joining or leaving that this connection was told of, while it is open. */
+  readonly memberships = new Map<ConversationId, number>();
   /** Groups this connection gets the live messages of. */
   readonly groups = new Set<ConversationId>();
   /** Written and not proven to be read: since the last WebSocket ping, or not acknowledged in the richer dialect. */
@@ -158,7 +160,7 @@ export class Connection {
     while (this.open && this.congested) {
       await new Promise<void>((resolve) => {
         const tooSlow = (): void => this.close(CLOSE.tooSlow, SLOW);
-        const timer = setTimeout(tooSlow, DRAIN_PATIENCE_MS).unref();
+        const timer = setTimeout(tooSlow, this.settings.slowAfterMs).unref();
         const done = (): void => {
           clearTimeout(timer);
           this.socket.off('drain', done);

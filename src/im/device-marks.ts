@@ -20,12 +20,14 @@ export class DeviceMarks implements OnApplicationBootstrap {
   }
 
   save(connection: Connection, marks: ReadonlyMap<ConversationId, number>): void {
+    for (const [conversationId, seq] of marks) this.saveOne(connection, conversationId, seq);
+  }
+
+  saveOne(connection: Connection, conversationId: ConversationId, seq: number): void {
+    const key = keyOf(connection, conversationId);
+    if ((this.dirty.get(key)?.seq ?? -1) >= seq) return;
     const { tenantId, userId, client } = connection;
-    for (const [conversationId, seq] of marks) {
-      const key = keyOf(connection, conversationId);
-      if ((this.dirty.get(key)?.seq ?? -1) < seq)
-        this.dirty.set(key, { tenantId, userId, client, conversationId, seq });
-    }
+    this.dirty.set(key, { tenantId, userId, client, conversationId, seq });
   }
 
   /** What is not stored yet, or 0. */

@@ -24,11 +24,16 @@ export interface MembershipFrame {
   readonly extra?: unknown;
 }
 export type RichFrame =
-  | { readonly type: 'ack' | 'read' | 'recall'; readonly conversationId: string; readonly seq: number }
+  | { readonly type: 'read' | 'recall'; readonly conversationId: string; readonly seq: number }
   | { readonly type: 'typing'; readonly target: Id; readonly kind: 'single' | 'group' }
   | { readonly type: 'sync'; readonly cursors: Readonly<Record<string, number>> }
   | { readonly type: 'watch'; readonly users: readonly Id[] };
-export type ClientFrame = MessageFrame | MembershipFrame | RichFrame | { readonly type: 'ping' };
+export interface AckFrame {
+  readonly type: 'ack';
+  readonly conversationId: string;
+  readonly seq: number;
+}
+export type ClientFrame = MessageFrame | MembershipFrame | RichFrame | AckFrame | { readonly type: 'ping' };
 
 /** A frame that is not one: code 4000, the field named. */
 export class BadFrame extends Error {

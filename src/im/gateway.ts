@@ -83,6 +83,7 @@ export class ImGateway implements OnModuleInit {
           id: this.ids.next(),
           rich: ws.protocol === RICH_PROTOCOL,
           maxBufferedBytes: this.config.env.IM_MAX_BUFFERED_BYTES,
+          slowAfterMs: this.config.env.IM_SLOW_READER_SECONDS * 1_000,
         });
         connections.set(ws, connection);
         ws.on('message', onMessage).on('pong', onPong).on('close', onClose).on('error', onError);
@@ -194,6 +195,8 @@ export class ImGateway implements OnModuleInit {
         return this.membership(connection, frame);
       case 'ping':
         return this.ping(connection);
+      case 'ack':
+        return this.hub.acknowledge(connection, frame.conversationId as ConversationId, frame.seq);
       default:
         return this.richFrame(connection, frame);
     }
@@ -272,8 +275,6 @@ export class ImGateway implements OnModuleInit {
   private async richFrame(connection: Connection, frame: RichFrame): Promise<void> {
     const { tenantId, userId } = connection;
     switch (frame.type) {
-      case 'ack':
-        return this.hub.acknowledge(connection, frame.conversationId as ConversationId, frame.seq);
       case 'watch':
         return this.hub.watch(connection, frame.users.map(idText));
       case 'sync':

@@ -15,6 +15,9 @@ import {
   UpdateMemberRequest,
 } from './requests';
 
+/** Later than any number of its log: nobody comes back into a conversation whose group is gone. */
+const DISSOLVED = Number.MAX_SAFE_INTEGER;
+
 /** Groups, made and kept by the tenant's server, whatever its `groupPolicy`. */
 @ApiTags('im')
 @ApiSecurity('x-api-key')
@@ -73,7 +76,7 @@ export class GroupsController {
     const { group, userIds } = await this.conversations.deleteGroup(tenantId, groupId);
     this.messenger.forgetGroup(tenantId, groupId);
     for (const userId of userIds)
-      this.hub.control(tenantId, userId, { kind: 'left', conversationId: group.id });
+      this.hub.control(tenantId, userId, { kind: 'left', conversationId: group.id, seq: DISSOLVED });
     return groupRecord({ ...group, memberCount: 0 });
   }
 

@@ -34,7 +34,7 @@ import { conversationRecord } from './records';
 /** A user's device is told what changed of its own: which groups it is in, that another one took its place. */
 type Control =
   | { readonly kind: 'joined'; readonly conversationId: ConversationId; readonly fromSeq: number }
-  | { readonly kind: 'left'; readonly conversationId: ConversationId }
+  | { readonly kind: 'left'; readonly conversationId: ConversationId; readonly seq: number }
   | { readonly kind: 'replaced'; readonly connectionId: string };
 
 /** An event of the richer dialect. */
@@ -275,12 +275,12 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       for (const { id, kind, mark, lastSeq, untilSeq } of standings) {
         const from = Math.max(mark, this.marks.pending(connection, id));
         const target = untilSeq ?? lastSeq;
-        connection.positions.set(id, from);
+        connection.positions.set(id, Math.max(from, connection.positions.get(id) ?? 0));
         if (target > from) {
           pending = true;
           connection.behind.set(id, Math.max(target, connection.behind.get(id) ?? 0));
         }
-        if (kind === 'group' && untilSeq === null) this.enterGroup(connection, id);
+        if (kind === 'group') this.placeInGroup(connection, id, lastSeq, untilSeq);
       }
       if (connection.rich) connection.send(readyFrame(connection, opened, pending));
       connection.ready = true;
@@ -394,8 +394,9 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     const { conversationId: id, seq } = message.entry;
     const position = connection.positions.get(id) ?? (seq === 1 ? 0 : undefined);
     if (position !== undefined && seq <= position) return;
-    if (connection.ready && position === seq - 1 && !connection.behind.has(id))
-      this.writeEntry(connection, message);
+    // Who has much to read already gets the rest from the log, as fast as it reads.
+    const next = position === seq - 1 && !connection.behind.has(id) && !connection.congested;
+    if (connection.ready && next) this.writeEntry(connection, message);
     else this.fallBehind(connection, id, seq);
   }
 
@@ -447,12 +448,12 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       }
       position = Math.max(standing.mark, this.marks.pending(connection, id));
       connection.positions.set(id, position);
-      if (standing.kind === 'group' && standing.untilSeq === null) this.enterGroup(connection, id);
+      if (standing.kind === 'group') this.placeInGroup(connection, id, standing.lastSeq, standing.untilSeq);
     }
     const entries = position < target ? await this.page(tenantId, id, position) : [];
     if (!connection.open) return;
     for (const entry of entries) {
-      if (entry.seq > (connection.behind.get(id) ?? target)) break;
+      if (connection.congested || entry.seq > (connection.behind.get(id) ?? target)) break;
       if (entry.seq <= (connection.positions.get(id) ?? 0)) continue;
       this.writeEntry(connection, new LiveMessage(entry));
     }
@@ -490,11 +491,11 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       const entries = await this.page(connection.tenantId, id, seq);
       if (entries.length === 0) break;
       for (const entry of entries.slice(0, left)) {
-        if (entry.seq > last) break;
+        if (entry.seq > last || connection.congested) break;
         connection.write(new LiveMessage(entry).rich);
         seq = entry.seq;
       }
-      left -= entries.length;
+      left = limit - (seq - Math.max(after, standing.fromSeq));
       await connection.writable();
     }
     return { seq, lastSeq: last };
@@ -515,8 +516,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     }
     connection.lookedAt = now;
     for (const { conversationId: id, kind, fromSeq, lastSeq, untilSeq } of changes) {
-      if (kind === 'group' && untilSeq === null) this.enterGroup(connection, id);
-      if (kind === 'group' && untilSeq !== null) this.leaveGroup(connection, id);
+      if (kind === 'group') this.placeInGroup(connection, id, lastSeq, untilSeq);
       const target = untilSeq ?? lastSeq;
       if (target > Math.max(connection.positions.get(id) ?? 0, fromSeq))
         this.fallBehind(connection, id, target);
@@ -553,13 +553,28 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       if (connection.id !== control.connectionId) return;
       connection.close(CLOSE.replaced, 'this user and client connected anew elsewhere');
       this.detach(connection);
-    } else if (control.kind === 'left') this.leaveGroup(connection, control.conversationId);
-    else {
+    } else if (control.kind === 'left') {
+      connection.memberships.set(control.conversationId, control.seq);
+      this.leaveGroup(connection, control.conversationId);
+    } else {
       const { conversationId: id, fromSeq } = control;
+      connection.memberships.set(id, fromSeq + 1);
       const position = connection.positions.get(id);
       if (position === undefined || position < fromSeq) connection.positions.set(id, fromSeq);
       this.enterGroup(connection, id);
     }
+  }
+
+  /** By what the database said; not if that is older than what was told since: who was put out meanwhile stays out. */
+  private placeInGroup(
+    connection: Connection,
+    id: ConversationId,
+    lastSeq: number,
+    untilSeq: number | null,
+  ): void {
+    if (lastSeq < (connection.memberships.get(id) ?? 0)) return;
+    if (untilSeq === null) this.enterGroup(connection, id);
+    else this.leaveGroup(connection, id);
   }
 
   private enterGroup(connection: Connection, id: ConversationId): void {
@@ -648,16 +663,19 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     else if (connection.ready) void this.look(connection);
   }
 
-  /** `ack`: the device has everything up to there. Not what it can't have been sent. */
-  async acknowledge(connection: Connection, id: ConversationId, seq: number): Promise<void> {
-    let most = Math.max(connection.positions.get(id) ?? 0, connection.behind.get(id) ?? 0);
-    if (most === 0) {
-      const { tenantId, userId, client } = connection;
-      most = (await this.devices.mark(tenantId, userId, client, id))?.lastSeq ?? 0;
-    }
-    if (most === 0) return;
-    if ((connection.unproven?.get(id) ?? 0) <= seq) connection.unproven?.delete(id);
-    this.marks.save(connection, new Map([[id, Math.min(seq, most)]]));
+  /** `ack`: the device has everything up to there. Not what it can't have been sent. At once, but for a conversation not seen here. */
+  acknowledge(connection: Connection, id: ConversationId, seq: number): void | Promise<void> {
+    const most = Math.max(connection.positions.get(id) ?? 0, connection.behind.get(id) ?? 0);
+    if (most === 0) return this.acknowledgeUnseen(connection, id, seq);
+    const { unproven } = connection;
+    if (unproven && (unproven.get(id) ?? 0) <= seq) unproven.delete(id);
+    this.marks.saveOne(connection, id, Math.min(seq, most));
+  }
+
+  private async acknowledgeUnseen(connection: Connection, id: ConversationId, seq: number): Promise<void> {
+    const { tenantId, userId, client } = connection;
+    const standing = await this.devices.mark(tenantId, userId, client, id);
+    if (standing) this.marks.saveOne(connection, id, Math.min(seq, standing.lastSeq));
   }
 
   /** What a client that speaks the richer dialect has not acknowledged, so that it notices a lost last message. */

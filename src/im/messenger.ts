@@ -207,7 +207,8 @@ export class Messenger {
       this.hub.control(tenantId, userId, { kind: 'joined', conversationId, fromSeq: entry.seq - 1 });
     }
     this.hub.publishGroup(conversationId, new LiveMessage(entry, origin));
-    if (type === 'leave') this.hub.control(tenantId, userId, { kind: 'left', conversationId });
+    if (type === 'leave')
+      this.hub.control(tenantId, userId, { kind: 'left', conversationId, seq: entry.seq });
   }
 
   forgetGroup(tenantId: TenantId, groupId: string): void {

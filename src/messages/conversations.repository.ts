@@ -139,6 +139,7 @@ export class ConversationsRepository {
       if (!(await insertGroup(tx, this.ids.next(), tenantId, groupId, input))) {
         throw new AppError('CONFLICT', { message: 'groupId: is already taken in this tenant' });
       }
+      await groupChanged(tx, tenantId, `group:${this.ids.next()}`, { groupId, change: 'created' });
       return (await lockGroup(tx, tenantId, groupId))!;
     });
   }

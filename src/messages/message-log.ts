@@ -49,6 +49,8 @@ const RETRY_MS = 250;
 /** No sender's clock runs further ahead (im.md, 3): bounds how much older than its timestamp a first copy can be. */
 export const MAX_CLOCK_AHEAD_MS = 30 * 86_400_000;
 export const MAX_PAGE = 200;
+/** As stored; of large messages a page holds few. */
+const MAX_PAGE_BYTES = 262_144;
 
 /**
  * The numbered log of every conversation: 1, 2, 3 … without gaps, each message once. Group commit: while one batch is
@@ -122,7 +124,7 @@ export class MessageLog implements BeforeApplicationShutdown {
   }
 
   /**
-   * The next entries of many conversations at once, at most `limit` of each. For whoever catches up: a device comes
+   * The next entries of many conversations at once, at most `limit` and some 256 KiB of each, but one at least. For whoever catches up: a device comes
    * back to a handful of conversations, and after a restart thousands of devices do.
    */
   async next(places: readonly LogPlace[], limit: number): Promise<LogEntry[][]> {
@@ -343,9 +345,11 @@ const entriesAfterPlaces = (
   text: `select i.ord, m.* from unnest($1::bigint[], $2::bigint[], $3::bigint[]) with ordinality
            as i(tenant_id, conversation_id, after, ord)
          cross join lateral (
-           select ${ENTRY_COLUMNS} from messages
-           where tenant_id = i.tenant_id and conversation_id = i.conversation_id and seq > i.after
-           order by seq limit $4) m
+           select *, sum(bytes) over (order by seq) - bytes as before from (
+             select ${ENTRY_COLUMNS}, pg_column_size(frame) as bytes from messages
+             where tenant_id = i.tenant_id and conversation_id = i.conversation_id and seq > i.after
+             order by seq limit $4) page) m
+         where m.before < ${MAX_PAGE_BYTES}
          order by i.ord, m.seq`,
   values: [
     places.map(({ tenantId }) => tenantId),

@@ -186,7 +186,7 @@ describe('members', () => {
   it('are added: the group hears a `join`, the new one gets everything from then on', async () => {
     const { groupId, path } = await group();
     const [ann, dan] = await Promise.all([im.connect('ann'), im.connect('dan')]);
-    ann.send(says(groupId, 'before'));
+    await im.post('/messages', says(groupId, 'before'));
     const added = await im.post(`${path}/members`, { users: ['dan', 'ben'], role: 'admin' });
     expect(added.body).toEqual({ added: 1, memberCount: 4 });
     for (const device of [ann, dan])
@@ -245,10 +245,26 @@ describe('members', () => {
     await ben.close();
     const back = await im.connect('ben');
     await caughtUp(back);
-    expect([...ben.of('group', groupId), ...back.of('group', groupId)]).toEqual([]);
+    expect([ben, back].map((device) => device.of('group', groupId))).toEqual([[], []]);
     expect((await im.delete(`${path}/members/ben`)).status).toBe(404);
     expect(await roles(path)).toEqual(['ann owner', 'cat member']);
     expect(await roles(path, rival)).toContain('ben member');
+  });
+
+  it('hear nothing more, also when put out at the very moment they connect', async () => {
+    const { groupId, path } = await group();
+    for (let n = 0; n < 20; n += 1) {
+      const token = await im.token('eve', { groups: [groupId] });
+      const [eve, kicked] = await Promise.all([
+        im.connect('eve', { rich: true, token }),
+        im.delete(`${path}/members/eve`),
+      ]);
+      expect(kicked.status).toBe(200);
+      await im.post('/messages', says(groupId, 'without eve'));
+      await caughtUp(eve);
+      expect(eve.of('group', groupId)).toEqual([]);
+      await eve.close();
+    }
   });
 
   it('follow a leaving owner: the oldest admin, else the oldest member', async () => {

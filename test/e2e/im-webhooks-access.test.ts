@@ -44,29 +44,36 @@ describe('a webhook', () => {
     expect((await im.get(path)).status).toBe(200);
   });
 
-  it('that is switched off or deleted gets nothing, nor what was waiting', async () => {
-    const to = await acme(['message.created']);
-    const { im, receiver, hook } = to;
+  it('that is switched off gets nothing; what had been waiting comes when it is on again', async () => {
+    const [to, other] = await Promise.all([acme(['message.created']), acme(['message.created'])]);
+    const { im, path, receiver } = to;
     receiver.answer = () => 500;
     await im.say('ann', 'bob', 'before');
     await to.all(({ last_error }) => last_error !== null);
-    expect((await im.patch(`/webhooks/${hook.id}`, { enabled: false })).body).toMatchObject({
-      enabled: false,
-    });
-    await im.say('ann', 'bob', 'meanwhile');
-    expect(await to.outbox()).toHaveLength(1);
-    await to.dueNow(1);
     receiver.answer = () => 200;
-    await im.patch(`/webhooks/${hook.id}`, { enabled: true });
+    expect((await im.patch(path, { enabled: false })).body).toMatchObject({ enabled: false });
+    await im.say('ann', 'bob', 'meanwhile');
+    await to.dueNow(1);
+    // What came later has gone out to another one: that delivery has been passed over.
+    await other.im.say('ann', 'bob', 'x');
+    await other.delivered();
+    expect([receiver.received.length, (await to.outbox()).length]).toEqual([1, 1]);
+    await im.patch(path, { enabled: true });
     await im.say('ann', 'bob', 'after');
-    await receiver.has(2);
-    await im.delete(`/webhooks/${hook.id}`);
-    await im.say('ann', 'bob', 'too late');
+    await to.delivered();
+    const told = receiver.data('message.created').map(({ frame }) => (frame as Frame).msg.content as string);
+    expect(told.sort()).toEqual(['after', 'before', 'before']);
+  });
+
+  it('that is deleted takes what was waiting with it', async () => {
+    const to = await acme(['message.created']);
+    to.receiver.answer = () => 500;
+    await to.im.say('ann', 'bob', 'waiting');
+    await to.all(({ last_error }) => last_error !== null);
+    expect((await to.im.delete(to.path)).status).toBe(204);
+    await to.im.say('ann', 'bob', 'too late');
     expect(await to.outbox()).toEqual([]);
-    const told = receiver
-      .data('message.created')
-      .map(({ frame }) => ((frame as Frame).msg as Frame).content as string);
-    expect(told).toEqual(['before', 'after']);
+    expect((await to.im.get('/webhooks')).body).toEqual({ data: [] });
   });
 
   it.each([

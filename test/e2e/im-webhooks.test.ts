@@ -174,6 +174,7 @@ it('group.changed tells who came, who went, and what became of the group', async
   await to.delivered();
   const inOrder = [...receiver.received].sort((a, b) => Number(a.body.id) - Number(b.body.id));
   expect(inOrder.map(({ body }) => body.data as Frame)).toEqual([
+    { groupId: 'crew', change: 'created' },
     { groupId: 'crew', change: 'joined', userId: 'ann', seq: 1 },
     { groupId: 'crew', change: 'joined', userId: 'ben', seq: 2 },
     { groupId: 'crew', change: 'joined', userId: 'cat', seq: 3 },

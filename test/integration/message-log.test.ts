@@ -207,7 +207,18 @@ it('numbers 1 … n, each message once, whoever sends it how often over whicheve
         });
       }
     }),
-    { numRuns: 20 },
+    {
+      numRuns: 20,
+      // Found here: a retry that waited for a message with another content was refused as that one was.
+      examples: [
+        [
+          [
+            { conversation: 1, sender: 1, msgId: 4, content: 1, node: 0, twice: false, then: 'go on' },
+            { conversation: 1, sender: 1, msgId: 4, content: 0, node: 0, twice: true, then: 'turn' },
+          ],
+        ],
+      ],
+    },
   );
 }, 60_000);
 

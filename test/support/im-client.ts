@@ -73,6 +73,8 @@ export class ImClient {
   /** What should not have come: other errors than "again, please", numbers that skip, two ids under one number. */
   readonly faults: string[] = [];
   connections = 0;
+  /** How often it was told that a message could not be stored just then; those may be stored after later ones. */
+  deferred = 0;
   private readonly unacknowledged = new Map<string, Frame>();
   private ws: WebSocket;
   private failures = 0;
@@ -135,11 +137,11 @@ export class ImClient {
         if (predicate(this)) end(resolve);
       };
       const timer = setTimeout(() => {
-        const state = `${this.connections} connections, closed with [${this.closes.join()}], ${this.faults.join('; ') || 'no faults'}`;
+        const state = `${this.connections} connections, closed ${this.closes.length} times, last with [${this.closes.slice(-5).join()}], ${this.faults.slice(0, 5).join('; ') || 'no faults'}`;
         end(() =>
           reject(
             new Error(
-              `client ${this.user}: not within ${withinMs} ms: ${predicate.toString()} (${state}; last: ${JSON.stringify(this.frames.at(-1))})`,
+              `client ${this.user}: not within ${withinMs} ms: ${predicate.toString()} (${state}; last: ${JSON.stringify(this.frames.at(-1))?.slice(0, 300)})`,
             ),
           ),
         );
@@ -250,8 +252,10 @@ export class ImClient {
 
   private failed(error: Frame): void {
     const said = this.unacknowledged.get(String(error.msgId));
-    if (said && (error.code === 5003 || error.code === 4029)) setTimeout(() => this.send(said), AGAIN_MS);
-    else this.faults.push(`${error.code} ${error.message}`);
+    if (said && (error.code === 5003 || error.code === 4029)) {
+      this.deferred += 1;
+      setTimeout(() => this.send(said), AGAIN_MS);
+    } else this.faults.push(`${error.code} ${error.message}`);
   }
 
   private note(key: string, place: Place, seq: number, id: string): void {
