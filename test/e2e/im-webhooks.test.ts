@@ -184,7 +184,7 @@ it('group.changed tells who came, who went, and what became of the group', async
     { groupId: 'crew', change: 'left', userId: 'ben', seq: 5 },
     { groupId: 'crew', change: 'deleted' },
   ]);
-  expect(new Set(inOrder.map(({ body }) => body.eventId as string)).size).toBe(8);
+  expect(new Set(inOrder.map(({ body }) => body.eventId as string)).size).toBe(9);
 });
 
 describe('a delivery', () => {

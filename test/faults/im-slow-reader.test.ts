@@ -215,7 +215,6 @@ it('holds little for many that do not read: they are let go, and find everything
     for (let batch = 0; batch < 40; batch += 1) await tell(20);
     await everyoneHas([reader]);
     const peak = await memory(server, 'VmHWM');
-    console.log(before / MIB, peak / MIB);
     expect((peak - before) / MIB).toBeLessThan(300);
     expect([reader.closes, sender.closes]).toEqual([[], []]);
 
