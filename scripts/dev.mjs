@@ -1,10 +1,15 @@
 // `npm run dev`: rebuilds and restarts when src/ or migrations/ changes. A restart waits for the old process to be gone.
 import { spawn, spawnSync } from 'node:child_process';
-import { watch } from 'node:fs';
+import { readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** Looked at, not listened to: what an editor or git replaces by renaming is lost to recursive fs.watch on Linux. */
+const LOOK_MS = 400;
+const folders = ['src', 'migrations'];
 
 let server;
 let closing = false;
-let timer;
+let restarting;
 
 function build() {
   return (
@@ -32,12 +37,19 @@ async function restart() {
   if (!closing) start();
 }
 
-for (const folder of ['src', 'migrations']) {
-  watch(folder, { recursive: true }, () => {
-    clearTimeout(timer);
-    timer = setTimeout(() => void restart(), 200);
-  });
+/** Every file with its time and size: equal as long as nothing has changed. */
+function state() {
+  return folders
+    .flatMap((folder) => readdirSync(folder, { recursive: true, withFileTypes: true }))
+    .filter((entry) => entry.isFile())
+    .map((entry) => {
+      const path = join(entry.parentPath, entry.name);
+      const { mtimeMs, size } = statSync(path, { throwIfNoEntry: false }) ?? {};
+      return `${path} ${mtimeMs} ${size}`;
+    })
+    .join('\n');
 }
+
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.on(signal, () => {
     closing = true;
@@ -46,4 +58,11 @@ for (const signal of ['SIGINT', 'SIGTERM']) {
     if (signal === 'SIGTERM' || !process.stdin.isTTY) server.kill('SIGTERM');
   });
 }
+let built = state();
 if (build()) start();
+setInterval(() => {
+  const now = state();
+  if (now === built || restarting || closing) return;
+  built = now;
+  restarting = restart().finally(() => (restarting = undefined));
+}, LOOK_MS);

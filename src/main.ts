@@ -13,10 +13,12 @@ function explain(error: unknown, config: Config | undefined): string {
   const { code, message, stack } = error as NodeJS.ErrnoException;
   if (code === 'EADDRINUSE')
     return `port ${config?.env.PORT} is already in use: stop what holds it, or set PORT`;
+  if (code === 'ENOTFOUND' && message.includes('getaddrinfo'))
+    return `HOST ${config?.env.HOST} can not be resolved`;
   if (code === 'EADDRNOTAVAIL') return `HOST ${config?.env.HOST} is not an address of this machine`;
   if (code === 'EACCES' && message.includes('listen'))
     return `port ${config?.env.PORT} needs privileges: set PORT`;
-  if (code === 'EACCES' || code === 'EROFS' || code === 'EPERM' || code === 'ENOTDIR') {
+  if (['EACCES', 'EROFS', 'EPERM', 'ENOTDIR', 'ENOENT'].includes(code ?? '') && /mkdir|open/.test(message)) {
     return `the data directory ${config?.dataDir} is not writable: mend its permissions, or set PARLEY_DATA_DIR`;
   }
   if (error instanceof ConfigError || error instanceof EmbeddedPostgresError) return message;

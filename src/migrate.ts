@@ -1,9 +1,14 @@
+import { spawnSync } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Config } from './config';
-import { migrate, migrationDataSource } from './database';
+import { Config, ConfigError } from './config';
+import { connectionFailure, migrate, migrationDataSource } from './database';
 import { EmbeddedPostgres } from './database/embedded-postgres';
 import { entities } from './app';
+
+/** Entities say nothing of indexes, foreign keys and checks: migrations make those, and what is generated must not drop them. */
+const FOREIGN_DROP = /^(ALTER TABLE \S+ DROP CONSTRAINT|DROP INDEX)\b/i;
+const FOREIGN_MAKE = /^(ALTER TABLE \S+ ADD CONSTRAINT|CREATE (UNIQUE )?INDEX)\b/i;
 
 /** `npm run migration:run`, `:revert`, `:generate -- <verb-noun>`: on DATABASE_URL or the embedded server. */
 async function main([action, name = '']: string[]): Promise<void> {
@@ -18,28 +23,34 @@ async function main([action, name = '']: string[]): Promise<void> {
       say(ran.length > 0 ? `ran ${ran.join(', ')}` : 'nothing to run: the schema is up to date');
       return;
     }
-    const source = await migrationDataSource(url, entities).initialize();
+    const source = await migrationDataSource(url, entities)
+      .initialize()
+      .catch((error: unknown) => {
+        throw new ConfigError(`DATABASE_URL: ${connectionFailure(error)}`);
+      });
     try {
       if (action === 'revert') {
+        const [last] = await source.query<{ name: string }[]>(
+          `select name from migrations order by timestamp desc limit 1`,
+        );
+        if (!last) return say('nothing to revert: no migration has been run');
         await source.undoLastMigration();
-        say('reverted the last migration');
+        say(`reverted ${last.name}`);
       } else {
         if (!/^[a-z][a-z0-9-]*$/.test(name))
           throw new Error('name it: npm run migration:generate -- <verb-noun>');
         const { upQueries, downQueries } = await source.driver.createSchemaBuilder().log();
-        if (upQueries.length === 0) return say('nothing to generate: entities and schema agree');
+        const up = upQueries.map(({ query }) => query).filter((query) => !FOREIGN_DROP.test(query));
+        const down = downQueries.map(({ query }) => query).filter((query) => !FOREIGN_MAKE.test(query));
+        if (up.length === 0) return say('nothing to generate: entities and schema agree');
         const stamp = Date.now();
         const file = join('migrations', `${stamp}-${name}.ts`);
         const className =
           name.replace(/(^|-)([a-z0-9])/g, (_, __, letter: string) => letter.toUpperCase()) + String(stamp);
-        await writeFile(
-          file,
-          template(
-            className,
-            upQueries.map((q) => q.query),
-            downQueries.map((q) => q.query).reverse(),
-          ),
-        );
+        await writeFile(file, template(className, up, down.reverse()));
+        spawnSync('prettier', ['--write', '--log-level', 'silent', file], {
+          shell: process.platform === 'win32',
+        });
         say(`wrote ${file}: read it, then add it to migrations/index.ts`);
       }
     } finally {

@@ -74,7 +74,7 @@ export async function migrate(url: string): Promise<string[]> {
   try {
     await lock.connect();
   } catch (error) {
-    throw new ConfigError(`DATABASE_URL: ${reasonOf(error)}`, { cause: error });
+    throw new ConfigError(`DATABASE_URL: ${connectionFailure(error)}`, { cause: error });
   }
   try {
     await lock.query('select pg_advisory_lock($1)', [MIGRATION_LOCK]);
@@ -97,7 +97,7 @@ export async function migrate(url: string): Promise<string[]> {
 }
 
 /** What went wrong with a connection, without the URL's password. */
-function reasonOf(error: unknown): string {
+export function connectionFailure(error: unknown): string {
   const { code, message } = error as { code?: string; message?: string };
   switch (code) {
     case 'ECONNREFUSED':

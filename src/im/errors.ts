@@ -27,7 +27,10 @@ export function frameErrorOf(error: AppError): FrameError {
     case 'STORAGE_UNAVAILABLE':
     case 'OVERLOADED':
     case 'SHUTTING_DOWN':
-      return new FrameError(CODE.unavailable, `${error.message} The message was not stored: send it again.`);
+      return new FrameError(
+        CODE.unavailable,
+        `${error.message} Send it again, with the same msgId and timestamp.`,
+      );
     case 'BAD_INPUT':
       return new FrameError(CODE.badFrame, error.message);
     case 'NOT_FOUND':

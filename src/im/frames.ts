@@ -137,7 +137,10 @@ export function parseFrame(text: string, rich: boolean): ParsedFrame {
       ? SCHEMAS[type as ClientFrame['type']]
       : undefined;
   const said = msgIdOf(frame);
-  if (!schema) throw new BadFrame('type: must be one of single, group, join, leave, ping', said);
+  if (!schema) {
+    const known = rich ? Object.keys(SCHEMAS) : [...PLAIN_TYPES];
+    throw new BadFrame(`type: must be one of ${known.join(', ')}`, said);
+  }
   if (!schema(frame)) throw new BadFrame(explain(schema.errors?.[0]), said);
   if (text.includes('\\u0000') && NUL.test(text)) throw new BadFrame('The frame must not contain NUL.', said);
   if (!LOGGED_TYPES.has(type as string)) return { frame: frame as unknown as ClientFrame, text: '' };

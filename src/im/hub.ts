@@ -37,6 +37,13 @@ type Control =
   | { readonly kind: 'left'; readonly conversationId: ConversationId; readonly seq: number }
   | { readonly kind: 'replaced'; readonly connectionId: string };
 
+interface Group {
+  readonly members: Set<Connection>;
+  readonly unsubscribe: () => void;
+  /** What waits while a large group is written to bit by bit. */
+  turns: LiveMessage[] | undefined;
+}
+
 /** An event of the richer dialect. */
 export interface RichEvent {
   readonly frame: object;
@@ -75,10 +82,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly logger = new Logger(Hub.name);
   private readonly connections = new Map<string, Connection>();
   private readonly users = new Map<string, { connections: Connection[]; unsubscribe: () => void }>();
-  private readonly groups = new Map<
-    ConversationId,
-    { members: Set<Connection>; unsubscribe: () => void; turns: LiveMessage[] | undefined }
-  >();
+  private readonly groups = new Map<ConversationId, Group>();
   private readonly watchers = new Map<string, { connections: Set<Connection>; unsubscribe: () => void }>();
   private readonly perTenant = new Map<TenantId, number>();
   private readonly perKey = new Map<ApiKeyId, number>();
@@ -364,18 +368,24 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       for (const connection of group.members) this.deliver(connection, message);
     } else {
       group.turns = [message];
-      void this.inTurns(group.members, group.turns).finally(() => (group.turns = undefined));
+      void this.inTurns(group);
     }
   }
 
-  private async inTurns(members: Set<Connection>, turns: LiveMessage[]): Promise<void> {
-    for (const message of turns) {
-      let written = 0;
-      for (const connection of [...members]) {
-        this.deliver(connection, message);
-        written += 1;
-        if (written % FAN_OUT_A_TURN === 0) await new Promise((resolve) => setImmediate(resolve));
+  private async inTurns(group: Group): Promise<void> {
+    const turns = group.turns ?? [];
+    try {
+      for (const message of turns) {
+        let written = 0;
+        for (const connection of [...group.members]) {
+          this.deliver(connection, message);
+          written += 1;
+          if (written % FAN_OUT_A_TURN === 0) await new Promise((resolve) => setImmediate(resolve));
+        }
       }
+    } finally {
+      // In the same breath as the look for another one: what comes next begins anew.
+      group.turns = undefined;
     }
   }
 
@@ -489,7 +499,8 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     let seq = Math.max(after, standing.fromSeq);
     for (let left = limit; left > 0 && seq < last;) {
       const entries = await this.page(connection.tenantId, id, seq);
-      if (entries.length === 0) break;
+      // Nothing there any more: it was dropped with its month.
+      if (entries.length === 0) seq = last;
       for (const entry of entries.slice(0, left)) {
         if (entry.seq > last || connection.congested) break;
         connection.write(new LiveMessage(entry).rich);

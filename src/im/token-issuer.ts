@@ -60,7 +60,8 @@ export class TokenIssuer {
     const bucket = this.buckets.get(key) ?? { tokens: perMinute, at: now };
     const tokens = Math.min(perMinute, bucket.tokens + ((now - bucket.at) * perMinute) / MINUTE_MS);
     if (tokens < 1) {
-      const retryAfterSeconds = Math.ceil(((1 - tokens) * MINUTE_MS) / perMinute / 1_000);
+      const waitMs = perMinute > 0 ? ((1 - tokens) * MINUTE_MS) / perMinute : MINUTE_MS;
+      const retryAfterSeconds = Math.ceil(waitMs / 1_000);
       throw new AppError('RATE_LIMITED', { retryAfterSeconds });
     }
     this.buckets.set(key, { tokens: tokens - 1, at: now });

@@ -14,7 +14,7 @@ const CLAIM = 100;
 const MAX_RUNNING = 500;
 /** Attempts at one webhook at a time. */
 const MAX_EACH = 10;
-/** 5 s, 10 s, 20 s … at most an hour apart: twelve attempts reach over some five hours. */
+/** 5 s, 10 s, 20 s … at most an hour apart: twelve attempts reach over some two hours. */
 const BASE_DELAY_MS = 5_000;
 const MAX_DELAY_MS = 3_600_000;
 const MAX_ATTEMPTS = 12;
