@@ -153,7 +153,10 @@ export class Database implements OnApplicationShutdown {
 
   private async connect(): Promise<PoolClient> {
     try {
-      return await this.pool.connect();
+      const client = await this.pool.connect();
+      // Lost while it is lent out, the pool does not listen: its queries fail and tell, the event must not kill us.
+      if (client.listenerCount('error') === 0) client.on('error', () => undefined);
+      return client;
     } catch (error) {
       throw new AppError('STORAGE_UNAVAILABLE', { cause: error, retryAfterSeconds: 1 });
     }

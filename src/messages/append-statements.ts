@@ -141,50 +141,15 @@ export function storeStatements(
     (listeners.get(draft.tenantId) ?? []).map((webhookId) => ({ webhookId, draft, seq })),
   );
   return [
-    insertMessages(messages),
-    advanceConversations(messages),
-    countSenders(messages),
+    storeMessages(messages),
     ...(asking.length > 0 ? [requestReplies(asking)] : []),
     ...(events.length > 0 ? [tellWebhooks(events)] : []),
   ];
 }
 
-const insertMessages = (messages: readonly NumberedMessage[]): Statement<void> => ({
-  name: 'log-insert',
-  text: `insert into messages (id, tenant_id, conversation_id, seq, sender, client, dedupe, frame)
-         select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])`,
-  values: [
-    idArray(messages.map(({ draft }) => draft.id)),
-    idArray(messages.map(({ draft }) => draft.tenantId)),
-    idArray(messages.map(({ draft }) => draft.conversationId)),
-    idArray(messages.map(({ seq }) => seq)),
-    textArray(messages.map(({ draft }) => draft.sender)),
-    textArray(messages.map(({ draft }) => draft.client)),
-    textArray(messages.map(({ draft }) => draft.dedupe)),
-    textArray(messages.map(({ draft }) => draft.frame)),
-  ],
-  map: () => undefined,
-});
-
-const advanceConversations = (messages: readonly NumberedMessage[]): Statement<void> => {
+/** The messages, how far their conversations now reach, and how many each sender has sent there. */
+const storeMessages = (messages: readonly NumberedMessage[]): Statement<void> => {
   const last = new Map(messages.map(({ draft, seq }) => [draft.conversationId, { seq, draft }]));
-  return {
-    name: 'log-advance',
-    // A long reply's message bears the id of its beginning: who looks for what has moved goes by the time it came.
-    text: `update conversations c set last_seq = i.seq, last_id = greatest(c.last_id, $4::bigint)
-           from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as i(id, tenant_id, seq)
-           where c.id = i.id and c.tenant_id = i.tenant_id`,
-    values: [
-      idArray([...last.keys()]),
-      idArray([...last.values()].map(({ draft }) => draft.tenantId)),
-      idArray([...last.values()].map(({ seq }) => seq)),
-      idAtTime(Date.now()),
-    ],
-    map: () => undefined,
-  };
-};
-
-const countSenders = (messages: readonly NumberedMessage[]): Statement<void> => {
   const counts = new Map<string, { draft: MessageDraft; sent: number }>();
   for (const { draft } of messages) {
     const key = `${draft.conversationId}\n${draft.sender}`;
@@ -192,17 +157,37 @@ const countSenders = (messages: readonly NumberedMessage[]): Statement<void> => 
     if (count) count.sent += 1;
     else counts.set(key, { draft, sent: 1 });
   }
-  const all = [...counts.values()];
+  const senders = [...counts.values()];
   return {
-    name: 'log-count',
-    text: `insert into conversation_senders as s (conversation_id, sender, tenant_id, sent)
-           select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[])
-           on conflict (conversation_id, sender) do update set sent = s.sent + excluded.sent`,
+    name: 'log-store',
+    // A long reply's message bears the id of its beginning: who looks for what has moved goes by the time it came ($12).
+    text: `with stored as (
+        insert into messages (id, tenant_id, conversation_id, seq, sender, client, dedupe, frame)
+        select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])),
+      advanced as (
+        update conversations c set last_seq = i.seq, last_id = greatest(c.last_id, $12::bigint)
+        from unnest($9::bigint[], $10::bigint[], $11::bigint[]) as i(id, tenant_id, seq)
+        where c.id = i.id and c.tenant_id = i.tenant_id)
+      insert into conversation_senders as s (conversation_id, sender, tenant_id, sent)
+      select * from unnest($13::bigint[], $14::text[], $15::bigint[], $16::bigint[])
+      on conflict (conversation_id, sender) do update set sent = s.sent + excluded.sent`,
     values: [
-      idArray(all.map(({ draft }) => draft.conversationId)),
-      textArray(all.map(({ draft }) => draft.sender)),
-      idArray(all.map(({ draft }) => draft.tenantId)),
-      idArray(all.map(({ sent }) => sent)),
+      idArray(messages.map(({ draft }) => draft.id)),
+      idArray(messages.map(({ draft }) => draft.tenantId)),
+      idArray(messages.map(({ draft }) => draft.conversationId)),
+      idArray(messages.map(({ seq }) => seq)),
+      textArray(messages.map(({ draft }) => draft.sender)),
+      textArray(messages.map(({ draft }) => draft.client)),
+      textArray(messages.map(({ draft }) => draft.dedupe)),
+      textArray(messages.map(({ draft }) => draft.frame)),
+      idArray([...last.keys()]),
+      idArray([...last.values()].map(({ draft }) => draft.tenantId)),
+      idArray([...last.values()].map(({ seq }) => seq)),
+      idAtTime(Date.now()),
+      idArray(senders.map(({ draft }) => draft.conversationId)),
+      textArray(senders.map(({ draft }) => draft.sender)),
+      idArray(senders.map(({ draft }) => draft.tenantId)),
+      idArray(senders.map(({ sent }) => sent)),
     ],
     map: () => undefined,
   };

@@ -212,8 +212,7 @@ describe('an error', () => {
     const socket = await open(1, { rich: false });
     const error = await socket.fails(frame);
     expect(error).toMatchObject({ type: 'error', code, message: expect.stringContaining(named) });
-    if (typeof frame === 'object' && 'msg' in frame && 'msgId' in (frame.msg))
-      expect(error.msgId).toBe(7);
+    if (typeof frame === 'object' && 'msg' in frame && 'msgId' in frame.msg) expect(error.msgId).toBe(7);
     expect(Object.keys(error).every((key) => ['type', 'code', 'message', 'msgId'].includes(key))).toBe(true);
     await socket.settled();
   });

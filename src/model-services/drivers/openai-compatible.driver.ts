@@ -39,6 +39,7 @@ export class OpenAiCompatibleDriver extends TextDriver {
     const startedAt = performance.now();
     const once = new OnceSink(sink);
     let asked = 0;
+    let refusal: ProviderError | undefined;
     for (let attempt = 1; ;) {
       signal.throwIfAborted();
       const withOptions = !this.refusing.has(endpoint.providerId);
@@ -57,15 +58,16 @@ export class OpenAiCompatibleDriver extends TextDriver {
           this.refusing.set(endpoint.providerId, true);
           continue;
         }
+        // Of a provider that refused and then was given too little time, the refusal is what there is to tell.
+        if (error.failure === 'timeout' && refusal && !once.began) throw refusal;
         const most = Math.min(endpoint.firstPieceTimeoutMs, endpoint.totalTimeoutMs);
         const remaining = most - (performance.now() - startedAt);
         const wait = once.began ? null : retryDelay(error, attempt, remaining);
-        if (wait === null) {
-          throw new ProviderError(error.failure, shorten(redact(error.message, endpoint)), {
-            ...error.details,
-            attempts: asked,
-          });
-        }
+        refusal = new ProviderError(error.failure, shorten(redact(error.message, endpoint)), {
+          ...error.details,
+          attempts: asked,
+        });
+        if (wait === null) throw refusal;
         attempt += 1;
         await delay(wait, undefined, { signal }).catch(() => {
           throw signal.reason;
