@@ -86,6 +86,17 @@ class Crowd {
     }
   }
 
+  /** Everybody says so much at once that a blow which follows meets the server in the midst of storing it. */
+  async burst(count: number): Promise<void> {
+    const from = this.stored;
+    for (const [n, one] of this.people.entries()) {
+      for (let turn = 1; turn <= count; turn += 1)
+        one.say('single', this.partnerOf(n), `${one.user} bursts ${turn}`);
+    }
+    const [first] = this.people;
+    await first!.waitFor(() => this.stored > from);
+  }
+
   hush(): void {
     for (const timer of this.timers.splice(0)) clearInterval(timer);
   }
@@ -131,12 +142,19 @@ it(`${PEOPLE} people talk while the server is killed three times and its databas
     }
     await crowd.progress(spell);
     const before = await postmaster(server);
+    const { child } = server;
+    const died = new Promise<never>((_, reject) =>
+      child.once('exit', () => reject(new Error(`the server died with its database: ${server.output}`))),
+    );
+    died.catch(() => undefined);
+    await crowd.burst(Math.ceil(5_000 / PEOPLE));
     process.kill(before, 'SIGKILL');
-    await eventually(async () => {
+    const again = eventually(async () => {
       const now = await postmaster(server).catch(() => before);
       return now > 0 && now !== before;
     }, SETTLE_MS);
-    await crowd.progress(spell);
+    await Promise.race([again, died]);
+    await Promise.race([crowd.progress(spell), died]);
     crowd.hush();
     expect(server.child.exitCode).toBeNull();
 
