@@ -142,7 +142,7 @@ export const VARIABLES = {
   IM_MAX_BUFFERED_BYTES: integer(
     'what may wait for a slow client; past it the connection is closed, to come back and resume',
     1_048_576,
-    65_536,
+    262_144,
     1_073_741_824,
   ),
   IM_SLOW_READER_SECONDS: integer(

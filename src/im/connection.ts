@@ -141,7 +141,8 @@ export class Connection {
   }
 
   get congested(): boolean {
-    return this.buffered > this.settings.maxBufferedBytes / 4;
+    // Below the socket's own mark it would never tell that it has drained.
+    return this.buffered > Math.max(this.socket.writableHighWaterMark, this.settings.maxBufferedBytes / 4);
   }
 
   /** Everything of this turn of the event loop in one write. */

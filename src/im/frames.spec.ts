@@ -83,16 +83,14 @@ describe('canonical', () => {
       }),
     );
   });
+});
 
-  it('refuses what is nested too deeply for JSON to be made of it again', () => {
-    const deep = `${'['.repeat(30_000)}${']'.repeat(30_000)}`;
-    const frame = `{"type":"single","source":1,"target":2,"msg":{"a":${deep}}}`;
-    try {
-      expect(canonical(parsed(frame)).length).toBe(frame.length);
-    } catch (error) {
-      expect(error).toBeInstanceOf(BadFrame);
-    }
-  });
+it('refuses what is nested too deeply, and is not misled by brackets in strings', () => {
+  const nested = (levels: number) => `${'['.repeat(levels)}${']'.repeat(levels)}`;
+  const frame = (x: string) => `{"type":"single","source":1,"target":2,"msg":{"msgId":7,"a":${x}}}`;
+  expect(refusal(frame(nested(90)))).toBe('accepted');
+  expect(refusal(frame(nested(30_000)))).toContain('nested deeper than 100 levels');
+  expect(refusal(frame(JSON.stringify(`\\"${'['.repeat(300)}`)))).toBe('accepted');
 });
 
 it('gives the stored form with the frame', () => {

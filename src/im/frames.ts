@@ -52,7 +52,12 @@ const MAX_WATCH = 200;
 
 const id = {
   oneOf: [
-    { type: 'string', minLength: 1, maxLength: MAX_ID_CHARS, pattern: '^[^\\u0000-\\u001f\\u007f]+$' },
+    {
+      type: 'string',
+      minLength: 1,
+      maxLength: MAX_ID_CHARS,
+      pattern: '^[^\\u0000-\\u001f\\u007f\\ud800-\\udfff]+$',
+    },
     { type: 'number' },
   ],
 } as const;
@@ -71,16 +76,18 @@ const object = (properties: object, required: readonly string[]) => ({
   required,
 });
 
+const packet = object({ msgId: id, timestamp }, []);
+
 const message = object(
   {
     source: id,
     target: id,
     msgType,
-    msg: object({ msgId: id, timestamp }, []),
+    msg: packet,
   },
   ['source', 'target', 'msg'],
 );
-const membership = object({ source: id, target: id, msgType, msg: { type: 'object' } }, ['source', 'target']);
+const membership = object({ source: id, target: id, msgType, msg: packet }, ['source', 'target']);
 const place = object({ conversationId, seq }, ['conversationId', 'seq']);
 
 const ajv = new Ajv({ strict: false, allErrors: false });
@@ -120,6 +127,30 @@ export interface ParsedFrame {
   readonly text: string;
 }
 
+/** Deep enough for any app, and far from where walking through it would run out of stack. */
+const MAX_DEPTH = 100;
+
+/** Whether JSON text nests deeper than that. */
+function nestedTooDeeply(text: string): boolean {
+  if (text.length <= 2 * MAX_DEPTH) return false;
+  let depth = 0;
+  let quoted = false;
+  for (let i = 0; i < text.length; i += 1) {
+    const char = text.charCodeAt(i);
+    if (quoted) {
+      if (char === BACKSLASH) i += 1;
+      else if (char === QUOTE) quoted = false;
+    } else if (char === QUOTE) quoted = true;
+    else if (char === OPEN_BRACE || char === OPEN_BRACKET) {
+      depth += 1;
+      if (depth > MAX_DEPTH) return true;
+    } else if (char === CLOSE_BRACE || char === CLOSE_BRACKET) depth -= 1;
+  }
+  return false;
+}
+const [QUOTE, BACKSLASH] = [0x22, 0x5c];
+const [OPEN_BRACE, CLOSE_BRACE, OPEN_BRACKET, CLOSE_BRACKET] = [0x7b, 0x7d, 0x5b, 0x5d];
+
 /** A checked frame; numbers that would lose digits are kept as they were written. Throws BadFrame. */
 export function parseFrame(text: string, rich: boolean): ParsedFrame {
   let frame: Record<string, unknown>;
@@ -143,7 +174,11 @@ export function parseFrame(text: string, rich: boolean): ParsedFrame {
   }
   if (!schema(frame)) throw new BadFrame(explain(schema.errors?.[0]), said);
   if (text.includes('\\u0000') && NUL.test(text)) throw new BadFrame('The frame must not contain NUL.', said);
-  if (!LOGGED_TYPES.has(type as string)) return { frame: frame as unknown as ClientFrame, text: '' };
+  if (nestedTooDeeply(text)) throw new BadFrame(`The frame is nested deeper than ${MAX_DEPTH} levels.`, said);
+  if (!LOGGED_TYPES.has(type as string)) {
+    const ids = (type === 'typing' || type === 'watch') && UNUSUAL_NUMBER.test(text);
+    return { frame: (ids ? parseExact(text) : frame) as unknown as ClientFrame, text: '' };
+  }
   const logged = frame as unknown as MessageFrame;
   const plain = canonical(logged);
   // What comes out as it came in has lost nothing, and most frames do: they are not searched for unusual numbers.
@@ -179,7 +214,7 @@ function explain(error: ErrorObject | undefined): string {
   // Of an id's two alternatives the last one's failure would be told: say what both are.
   const field = path || 'The frame';
   if (/(^|\.)(source|target|msgId|users\.\d+)$/.test(path)) {
-    return `${field}: must be a number or a string of 1 to ${MAX_ID_CHARS} characters, none of them a control character`;
+    return `${field}: must be a number or a string of 1 to ${MAX_ID_CHARS} characters, none of them a control character or half a surrogate pair`;
   }
   if (path.endsWith('timestamp')) return `${field}: must be an integer or a string of up to 15 digits`;
   return `${field}: ${error.message ?? 'is not valid'}`;
@@ -193,7 +228,7 @@ export function idText(id: Id | object): string {
   return JSON.stringify(id);
 }
 
-/** The stored form: what the protocol knows of a frame, in a fixed order. Throws BadFrame when it is nested too deeply. */
+/** The stored form: what the protocol knows of a frame, in a fixed order. */
 export function canonical({
   type,
   source,
@@ -202,11 +237,7 @@ export function canonical({
   msg,
   extra,
 }: MessageFrame | MembershipFrame): string {
-  try {
-    return JSON.stringify({ type, source, target, msgType, msg, extra });
-  } catch {
-    throw new BadFrame('The frame is nested too deeply.');
-  }
+  return JSON.stringify({ type, source, target, msgType, msg, extra });
 }
 
 /** The key under which the same message, sent again, is known; null when the sender gave it no `msgId`. */

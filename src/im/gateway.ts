@@ -1,6 +1,6 @@
 import { Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { WebSocket, type RawData } from 'ws';
-import { AppError, IdGenerator, timeOfId as timeOf, type ConversationId } from '../common';
+import { AppError, IdGenerator, isId, timeOfId as timeOf, type ConversationId } from '../common';
 import { Config } from '../config';
 import { ASSISTANT_PREFIX, ConversationsRepository, peerOf, type Appended } from '../messages';
 import { HandshakeRefused, SocketServer, textFrame, type Handshake } from '../realtime';
@@ -94,10 +94,15 @@ export class ImGateway implements OnModuleInit {
 
   private async admit({ url, headers, address }: Handshake): Promise<Admitted> {
     const bearer = /^Bearer\s+(\S+)$/i.exec(headers.authorization ?? '')?.[1];
-    const text = url.searchParams.get('token') ?? bearer;
-    const token = text ? await this.tokens.read(text) : null;
-    if (!token || this.access.isRevoked(token)) throw unauthorized('A valid token is required.');
+    const given = url.searchParams.get('token');
+    const token = await this.tokenOf(given ?? bearer);
+    // A wrong credential is refused also beside a good one.
+    if (given !== null && bearer !== undefined && bearer !== given) await this.tokenOf(bearer);
+    if (headers.authorization !== undefined && bearer === undefined)
+      throw unauthorized('A valid token is required.');
     try {
+      const apiKey = headers['x-api-key'];
+      if (typeof apiKey === 'string') await this.authenticator.authenticate({ apiKey, address });
       if (token.keyId && !(await this.authenticator.keyStands(token.keyId)))
         throw unauthorized('The key of this token was revoked.');
       const settings = await this.tenants.settings(token.tenantId);
@@ -119,6 +124,12 @@ export class ImGateway implements OnModuleInit {
         error.retryAfterSeconds,
       );
     }
+  }
+
+  private async tokenOf(text: string | undefined): Promise<UserToken> {
+    const token = text ? await this.tokens.read(text) : null;
+    if (!token || this.access.isRevoked(token)) throw unauthorized('A valid token is required.');
+    return token;
   }
 
   private limit({ tenantId, userId, client }: UserToken, limits: ImLimits, address: string): void {
@@ -196,7 +207,7 @@ export class ImGateway implements OnModuleInit {
       case 'ping':
         return this.ping(connection);
       case 'ack':
-        return this.hub.acknowledge(connection, frame.conversationId as ConversationId, frame.seq);
+        return this.hub.acknowledge(connection, conversationOf(frame.conversationId), frame.seq);
       default:
         return this.richFrame(connection, frame);
     }
@@ -282,7 +293,7 @@ export class ImGateway implements OnModuleInit {
       case 'typing':
         return this.typing(connection, frame);
       case 'read': {
-        const id = frame.conversationId as ConversationId;
+        const id = conversationOf(frame.conversationId);
         const read = await this.conversations.markRead(tenantId, id, userId, frame.seq);
         if (!read) throw new FrameError(CODE.noGroup, 'conversationId: no such conversation of yours');
         if (read.moved)
@@ -295,7 +306,7 @@ export class ImGateway implements OnModuleInit {
         return;
       }
       case 'recall': {
-        const id = frame.conversationId as ConversationId;
+        const id = conversationOf(frame.conversationId);
         const { recallSeconds } = connection.settings.limits;
         await this.conversations.recall(tenantId, id, frame.seq, userId, recallSeconds * 1_000, tombstone);
         await this.tellConversation(
@@ -313,13 +324,13 @@ export class ImGateway implements OnModuleInit {
     let hasMore = false;
     let left = SYNC_MESSAGES;
     for (const [id, after] of Object.entries(cursors)) {
-      if (!/^[1-9]\d{0,18}$/.test(id)) throw new BadFrame('cursors: must have ids of conversations as keys');
+      if (!/^\d+$/.test(id)) throw new BadFrame('cursors: must have ids of conversations as keys');
       if (left <= 0) {
         reached[id] = after;
         hasMore = true;
         continue;
       }
-      const place = await this.hub.rewind(connection, id as ConversationId, after, left);
+      const place = await this.hub.rewind(connection, conversationOf(id), after, left);
       if (!place) throw new FrameError(CODE.noGroup, `cursors.${id}: no such conversation of yours`);
       left -= Math.max(0, place.seq - after);
       reached[id] = place.seq;
@@ -380,6 +391,12 @@ function senderOf(
     throw new FrameError(CODE.foreignSource, "source: is not this token's user");
   }
   return { tenantId, userId, client, origin: id, server: false };
+}
+
+/** Throws 4004 for what can't be the id of any. */
+function conversationOf(id: string): ConversationId {
+  if (!isId(id)) throw new FrameError(CODE.noGroup, 'conversationId: no such conversation of yours');
+  return id as ConversationId;
 }
 
 function unauthorized(error: string, code = 'UNAUTHENTICATED'): HandshakeRefused {

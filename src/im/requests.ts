@@ -123,12 +123,12 @@ export class HistoryQuery {
   @Min(0)
   after?: number;
 
-  @ApiPropertyOptional({ minimum: 1, maximum: MAX_PAGE - 1, default: 50 })
+  @ApiPropertyOptional({ minimum: 1, maximum: MAX_PAGE, default: 50 })
   @Transform(toNumber)
   @IsOptional()
   @IsInt()
   @Min(1)
-  @Max(MAX_PAGE - 1)
+  @Max(MAX_PAGE)
   limit: number = 50;
 }
 

@@ -1,5 +1,12 @@
 import { Body, Controller, HttpCode, Post, Req, UsePipes } from '@nestjs/common';
-import { ApiOperation, ApiProperty, ApiPropertyOptional, ApiSecurity, ApiTags } from '@nestjs/swagger';
+import {
+  ApiHideProperty,
+  ApiOperation,
+  ApiProperty,
+  ApiPropertyOptional,
+  ApiSecurity,
+  ApiTags,
+} from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
 import { ArrayMaxSize, IsArray, IsOptional, IsString, Length } from 'class-validator';
 import type { FastifyRequest } from 'fastify';
@@ -7,10 +14,21 @@ import { AppError, type Principal } from '../common';
 import { Caller, NoNul, Public, Scopes, validation, type ErrorShape } from '../common/http';
 import { Authenticator, formatApiKey, parseAppKey } from '../tenancy';
 import { MAX_ID_CHARS } from './frames';
-import { TokenIssuer } from './token-issuer';
+import { TokenIssuer, type TokenInput } from './token-issuer';
 import { IsUserId, NoControl } from './user-id';
 
 const MAX_GROUPS = 500;
+
+function asList({ value }: { value: unknown }): unknown {
+  return value === undefined || Array.isArray(value) ? value : [value];
+}
+
+/** The groups, however they were spelt. */
+function inputOf(request: TokenRequest): TokenInput {
+  const groupId = request.groupId ?? request['groupId[]'];
+  const { userId, client } = request;
+  return { userId, client, ...(groupId && { groupId }) };
+}
 
 export class TokenRequest {
   @ApiPropertyOptional({ default: 'pc', maxLength: 32, description: 'The device kind.' })
@@ -29,10 +47,7 @@ export class TokenRequest {
 
   @ApiPropertyOptional({ type: [String], description: 'Every group the user is in.' })
   // A form repeats the field, or has it once.
-  @Transform(({ value, obj }: { value: unknown; obj: Record<string, unknown> }) => {
-    const given = value ?? obj['groupId[]'];
-    return given === undefined || Array.isArray(given) ? given : [given];
-  })
+  @Transform(asList)
   @IsOptional()
   @IsArray()
   @ArrayMaxSize(MAX_GROUPS)
@@ -40,6 +55,17 @@ export class TokenRequest {
   @Length(1, MAX_ID_CHARS, { each: true })
   @NoControl({ each: true })
   groupId?: string[];
+
+  /** The same as some forms spell it. */
+  @ApiHideProperty()
+  @Transform(asList)
+  @IsOptional()
+  @IsArray()
+  @ArrayMaxSize(MAX_GROUPS)
+  @IsString({ each: true })
+  @Length(1, MAX_ID_CHARS, { each: true })
+  @NoControl({ each: true })
+  'groupId[]'?: string[];
 }
 
 export class AppTokenRequest extends TokenRequest {
@@ -94,7 +120,7 @@ export class TokensController {
       apiKey: formatApiKey({ id, secret: input.appSecret }),
       address: request.ip,
     });
-    return { code: 0, msg: 'success', data: await this.issuer.issue(principal, input) };
+    return { code: 0, msg: 'success', data: await this.issuer.issue(principal, inputOf(input)) };
   }
 
   @Post('api/v1/im/tokens')
@@ -103,6 +129,6 @@ export class TokensController {
   @ApiSecurity('x-api-key')
   @ApiOperation({ summary: 'A token for a user, by API key' })
   async byApiKey(@Body() input: TokenRequest, @Caller() principal: Principal) {
-    return { code: 0, msg: 'success', data: await this.issuer.issue(principal, input) };
+    return { code: 0, msg: 'success', data: await this.issuer.issue(principal, inputOf(input)) };
   }
 }

@@ -113,7 +113,8 @@ export class MessageLog implements BeforeApplicationShutdown {
     range: { readonly after?: number; readonly before?: number; readonly limit: number },
   ): Promise<LogEntry[]> {
     const scope = tenantsScope([tenantId]);
-    const limit = Math.min(range.limit, MAX_PAGE);
+    // One more than a page tells whether there is one.
+    const limit = Math.min(range.limit, MAX_PAGE + 1);
     if (range.before === undefined || range.after !== undefined) {
       return this.database.one(
         scope,
@@ -315,9 +316,17 @@ function sameContent(a: string, b: string): boolean {
 }
 
 function content(frame: string): unknown {
-  const { msg, msgType, extra } = JSON.parse(frame) as Record<string, unknown>;
-  const { timestamp, msgId, ...rest } = (msg ?? {}) as Record<string, unknown>;
-  return { rest, msgType: msgType ?? 'text', extra, timestamp: String(timestamp), msgId: String(msgId) };
+  const { msg, msgType, extra } = JSON.parse(frame, exactNumbers) as Record<string, unknown>;
+  // These two are what it is known by: they are the same, however they are spelt.
+  const { timestamp: _, msgId: __, ...rest } = (msg ?? {}) as Record<string, unknown>;
+  return { rest, msgType: msgType ?? 'text', extra };
+}
+
+/** A number that no double holds is another one already if its last digit is. */
+function exactNumbers(_key: string, value: unknown, context?: { source?: string }): unknown {
+  const exact =
+    typeof value !== 'number' || context?.source === undefined || String(value) === context.source;
+  return exact ? value : { number: context.source };
 }
 
 const ENTRY_COLUMNS = 'id, seq, conversation_id, sender, client, frame, recalled_at is not null as recalled';
