@@ -1,5 +1,6 @@
 export * from './addresses';
 export * from './errors';
+export * from './exact-json';
 export * from './fresh-cache';
 export * from './id-generator';
 export * from './ids';
@@ -8,3 +9,6 @@ export * from './text';
 export * from './time';
 export * from './paging';
 export * from './group-commit';
+export * from './periodic';
+export * from './token-bucket';
+export * from './within';

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net';
 import type { WebSocket } from 'ws';
-import type { ConversationId, TenantId } from '../common';
+import { TokenBucket, type ConversationId, type TenantId } from '../common';
 import { textFrame } from '../realtime';
 import type { UserToken } from '../tenancy';
 import type { ImLimits } from './limits';
@@ -68,8 +68,7 @@ export class Connection {
   private readonly socket: Socket;
   private out: Buffer[] = [];
   private outBytes = 0;
-  private tokens: number;
-  private refilledAt = Date.now();
+  private readonly rate: TokenBucket;
   private flooding = 0;
   private pings = 0;
 
@@ -79,7 +78,7 @@ export class Connection {
   ) {
     // Whole frames are written beside `ws`: without compression nothing of its own waits in between.
     this.socket = (ws as unknown as { _socket: Socket })._socket;
-    this.tokens = settings.limits.framesBurst;
+    this.rate = new TokenBucket(settings.limits.framesBurst, Date.now());
   }
 
   get id(): string {
@@ -105,11 +104,8 @@ export class Connection {
   /** Takes one of the frames it may send; false: over the rate. */
   admitFrame(now: number): boolean {
     const { framesPerSecond, framesBurst } = this.settings.limits;
-    this.tokens = Math.min(framesBurst, this.tokens + ((now - this.refilledAt) * framesPerSecond) / 1_000);
-    this.refilledAt = now;
-    if (this.tokens >= 1) {
-      this.tokens -= 1;
-      if (this.tokens > framesBurst / 2) this.flooding = 0;
+    if (this.rate.take(now, framesBurst, framesPerSecond)) {
+      if (this.rate.left > framesBurst / 2) this.flooding = 0;
       return true;
     }
     this.flooding += 1;

@@ -5,7 +5,15 @@ import {
   type OnApplicationBootstrap,
 } from '@nestjs/common';
 import { AssistantsRepository, type Contact } from '../assistants';
-import { AppError, IdGenerator, type DialogueId, type MessageId, type Principal } from '../common';
+import {
+  AppError,
+  IdGenerator,
+  parseExact,
+  within,
+  type DialogueId,
+  type MessageId,
+  type Principal,
+} from '../common';
 import {
   ASSISTANT_PREFIX,
   ConversationsRepository,
@@ -16,7 +24,6 @@ import {
 } from '../messages';
 import type { StreamBatch, StreamEnd } from '../realtime';
 import { ReplyEngine } from '../replies';
-import { parseExact } from './frames';
 import { Hub } from './hub';
 import { LiveMessage } from './live-message';
 import { Messenger } from './messenger';
@@ -71,8 +78,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
   async beforeApplicationShutdown(): Promise<void> {
     this.stopping = true;
     clearInterval(this.timer);
-    const timeout = new Promise<void>((resolve) => setTimeout(resolve, DRAIN_MS).unref());
-    await Promise.race([Promise.all(this.running), timeout]);
+    await within(DRAIN_MS, Promise.all(this.running));
   }
 
   /** Takes up what is due. What comes while it looks makes it look again. */

@@ -1,5 +1,5 @@
 import { Injectable, Logger, type OnApplicationBootstrap } from '@nestjs/common';
-import type { ConversationId } from '../common';
+import { Periodic, type ConversationId } from '../common';
 import { DevicesRepository, type DeviceMark } from '../messages';
 import type { Connection } from './connection';
 
@@ -11,12 +11,14 @@ const MARKS_A_STATEMENT = 1_000;
 export class DeviceMarks implements OnApplicationBootstrap {
   private readonly logger = new Logger(DeviceMarks.name);
   private dirty = new Map<string, DeviceMark>();
-  private flushing: Promise<void> | undefined;
+  private flushing: Periodic | undefined;
 
   constructor(private readonly devices: DevicesRepository) {}
 
   onApplicationBootstrap(): void {
-    setInterval(() => void this.flush(), FLUSH_MS).unref();
+    const failed = ({ message }: Error): void =>
+      this.logger.debug(`marks not stored, will be tried again: ${message}`);
+    this.flushing = new Periodic(FLUSH_MS, () => this.store(), failed);
   }
 
   save(connection: Connection, marks: ReadonlyMap<ConversationId, number>): void {
@@ -35,23 +37,17 @@ export class DeviceMarks implements OnApplicationBootstrap {
     return this.dirty.get(keyOf(connection, id))?.seq ?? 0;
   }
 
-  async flush(): Promise<void> {
-    await this.flushing;
-    if (this.dirty.size === 0) return;
-    this.flushing = this.store().finally(() => (this.flushing = undefined));
-    await this.flushing;
+  /** The last ones, when no more will come. */
+  async stop(): Promise<void> {
+    await this.flushing?.stop();
+    await this.flushing?.run();
   }
 
   private async store(): Promise<void> {
     const all = [...this.dirty];
     for (let from = 0; from < all.length; from += MARKS_A_STATEMENT) {
       const part = all.slice(from, from + MARKS_A_STATEMENT);
-      try {
-        await this.devices.saveMarks(part.map(([, mark]) => mark));
-      } catch (error) {
-        this.logger.debug(`marks not stored, will be tried again: ${(error as Error).message}`);
-        return;
-      }
+      await this.devices.saveMarks(part.map(([, mark]) => mark));
       for (const [key, mark] of part) if (this.dirty.get(key) === mark) this.dirty.delete(key);
     }
   }

@@ -1,4 +1,5 @@
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
+import { hasUnusualNumbers, parseExact } from '../common';
 import { MAX_CLOCK_AHEAD_MS } from '../messages';
 
 /** What a client may send (protocols/im.md, "Frames" and "The richer dialect"). */
@@ -109,17 +110,8 @@ const SCHEMAS: Readonly<Record<ClientFrame['type'], ValidateFunction>> = {
 const LOGGED_TYPES: ReadonlySet<string> = new Set([...MESSAGE_TYPES, ...MEMBERSHIP_TYPES]);
 const PLAIN_TYPES: ReadonlySet<string> = new Set([...LOGGED_TYPES, 'ping']);
 
-/** A number that a double may not hold as it was written. Also true for the same in a string: that only costs time. */
-const UNUSUAL_NUMBER = /\d{16}|\d[.eE]|-0/;
 /** An escaped NUL; an escaped backslash before the `u` is just text. */
 const NUL = /(?<!\\)(?:\\\\)*\\u0000/;
-
-const keepSource = (_key: string, value: unknown, context?: { source?: string }): unknown =>
-  typeof value === 'number' && context?.source !== undefined && String(value) !== context.source
-    ? rawJSON(context.source)
-    : value;
-// In Node 24, not yet in TypeScript's library.
-const { rawJSON } = JSON as unknown as { rawJSON: (text: string) => object };
 
 export interface ParsedFrame {
   readonly frame: ClientFrame;
@@ -176,23 +168,15 @@ export function parseFrame(text: string, rich: boolean): ParsedFrame {
   if (text.includes('\\u0000') && NUL.test(text)) throw new BadFrame('The frame must not contain NUL.', said);
   if (nestedTooDeeply(text)) throw new BadFrame(`The frame is nested deeper than ${MAX_DEPTH} levels.`, said);
   if (!LOGGED_TYPES.has(type as string)) {
-    const ids = (type === 'typing' || type === 'watch') && UNUSUAL_NUMBER.test(text);
+    const ids = (type === 'typing' || type === 'watch') && hasUnusualNumbers(text);
     return { frame: (ids ? parseExact(text) : frame) as unknown as ClientFrame, text: '' };
   }
   const logged = frame as unknown as MessageFrame;
   const plain = canonical(logged);
   // What comes out as it came in has lost nothing, and most frames do: they are not searched for unusual numbers.
-  if (plain === text || !UNUSUAL_NUMBER.test(text)) return { frame: logged, text: plain };
+  if (plain === text || !hasUnusualNumbers(text)) return { frame: logged, text: plain };
   const exact = parseExact(text) as unknown as MessageFrame;
   return { frame: exact, text: canonical(exact) };
-}
-
-/** JSON of ours or checked before, with every number as it was written. */
-export function parseExact(text: string): Record<string, unknown> {
-  return (UNUSUAL_NUMBER.test(text) ? JSON.parse(text, keepSource) : JSON.parse(text)) as Record<
-    string,
-    unknown
-  >;
 }
 
 function msgIdOf(frame: Record<string, unknown>): Id | undefined {

@@ -714,7 +714,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
     for (const connection of this.connections.values()) connection.ws.terminate();
-    await this.marks.flush();
+    await this.marks.stop();
   }
 }
 

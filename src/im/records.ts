@@ -1,5 +1,4 @@
-import { timeOfId } from '../common';
-import { parseExact } from './frames';
+import { parseExact, timeOfId } from '../common';
 import {
   ASSISTANT_PREFIX,
   peerOf,

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
-import { AppError, type Principal } from '../common';
+import { AppError, TokenBucket, type Principal } from '../common';
 import { Config } from '../config';
 import { ConversationsRepository } from '../messages';
 import { NO_TENANT, TenantsRepository, UserTokens } from '../tenancy';
@@ -19,7 +19,7 @@ const MAX_KEYS = 100_000;
 /** Makes tokens, at most so many a minute for a key, and sees that the user is in the groups it names. */
 @Injectable()
 export class TokenIssuer {
-  private readonly buckets = new LRUCache<string, { tokens: number; at: number }>({ max: MAX_KEYS });
+  private readonly buckets = new LRUCache<string, TokenBucket>({ max: MAX_KEYS });
 
   constructor(
     private readonly config: Config,
@@ -57,13 +57,10 @@ export class TokenIssuer {
 
   private limit(key: string, perMinute: number): void {
     const now = Date.now();
-    const bucket = this.buckets.get(key) ?? { tokens: perMinute, at: now };
-    const tokens = Math.min(perMinute, bucket.tokens + ((now - bucket.at) * perMinute) / MINUTE_MS);
-    if (tokens < 1) {
-      const waitMs = perMinute > 0 ? ((1 - tokens) * MINUTE_MS) / perMinute : MINUTE_MS;
-      const retryAfterSeconds = Math.ceil(waitMs / 1_000);
-      throw new AppError('RATE_LIMITED', { retryAfterSeconds });
-    }
-    this.buckets.set(key, { tokens: tokens - 1, at: now });
+    const bucket = this.buckets.get(key) ?? new TokenBucket(perMinute, now);
+    this.buckets.set(key, bucket);
+    if (bucket.take(now, perMinute, perMinute / 60)) return;
+    const retryAfterSeconds = Math.ceil(Math.min(MINUTE_MS, bucket.waitMs(perMinute / 60)) / 1_000);
+    throw new AppError('RATE_LIMITED', { retryAfterSeconds });
   }
 }

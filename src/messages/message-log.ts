@@ -1,6 +1,13 @@
 import { isDeepStrictEqual } from 'node:util';
 import { Injectable, Logger, type BeforeApplicationShutdown } from '@nestjs/common';
-import { AppError, idAtTime, type ConversationId, type MessageId, type TenantId } from '../common';
+import {
+  AppError,
+  idAtTime,
+  parseExact,
+  type ConversationId,
+  type MessageId,
+  type TenantId,
+} from '../common';
 import { Database, tenantsScope, type Row, type Statement } from '../database';
 import {
   findAppended,
@@ -316,17 +323,10 @@ function sameContent(a: string, b: string): boolean {
 }
 
 function content(frame: string): unknown {
-  const { msg, msgType, extra } = JSON.parse(frame, exactNumbers) as Record<string, unknown>;
+  const { msg, msgType, extra } = parseExact(frame);
   // These two are what it is known by: they are the same, however they are spelt.
   const { timestamp: _, msgId: __, ...rest } = (msg ?? {}) as Record<string, unknown>;
   return { rest, msgType: msgType ?? 'text', extra };
-}
-
-/** A number that no double holds is another one already if its last digit is. */
-function exactNumbers(_key: string, value: unknown, context?: { source?: string }): unknown {
-  const exact =
-    typeof value !== 'number' || context?.source === undefined || String(value) === context.source;
-  return exact ? value : { number: context.source };
 }
 
 const ENTRY_COLUMNS = 'id, seq, conversation_id, sender, client, frame, recalled_at is not null as recalled';

@@ -4,6 +4,7 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
+import { Periodic } from '../common';
 import { Config } from '../config';
 import { Database, platformScope } from '../database';
 
@@ -14,7 +15,11 @@ const DAY_MS = 86_400_000;
 @Injectable()
 export class MessagePartitions implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly logger = new Logger(MessagePartitions.name);
-  private readonly timer = setInterval(() => void this.tend(), EVERY_MS).unref();
+  private readonly tending = new Periodic(
+    EVERY_MS,
+    () => this.tend(),
+    ({ message }) => this.logger.warn(`partitions not tended, will be tried again: ${message}`),
+  );
 
   constructor(
     private readonly database: Database,
@@ -22,32 +27,28 @@ export class MessagePartitions implements OnApplicationBootstrap, BeforeApplicat
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
-    await this.tend();
+    await this.tending.run();
   }
 
-  beforeApplicationShutdown(): void {
-    clearInterval(this.timer);
+  async beforeApplicationShutdown(): Promise<void> {
+    await this.tending.stop();
   }
 
   async tend(now = Date.now()): Promise<void> {
-    try {
-      await this.database.one(platformScope(), {
-        name: 'log-partitions',
-        text: 'select ensure_message_partition(at) from unnest($1::timestamptz[]) as at',
-        values: [[0, 32].map((days) => new Date(now + days * DAY_MS))],
-        map: () => undefined,
-      });
-      const days = this.config.env.MESSAGE_RETENTION_DAYS;
-      if (days === 0) return;
-      const dropped = await this.database.one(platformScope(), {
-        name: 'log-partitions-drop',
-        text: 'select drop_message_partitions($1) as dropped',
-        values: [new Date(now - days * DAY_MS)],
-        map: ([row]) => row!.dropped as string[],
-      });
-      if (dropped.length > 0) this.logger.log(`dropped ${dropped.join(', ')}: older than ${days} days`);
-    } catch (error) {
-      this.logger.warn(`partitions not tended, will be tried again: ${(error as Error).message}`);
-    }
+    await this.database.one(platformScope(), {
+      name: 'log-partitions',
+      text: 'select ensure_message_partition(at) from unnest($1::timestamptz[]) as at',
+      values: [[0, 32].map((days) => new Date(now + days * DAY_MS))],
+      map: () => undefined,
+    });
+    const days = this.config.env.MESSAGE_RETENTION_DAYS;
+    if (days === 0) return;
+    const dropped = await this.database.one(platformScope(), {
+      name: 'log-partitions-drop',
+      text: 'select drop_message_partitions($1) as dropped',
+      values: [new Date(now - days * DAY_MS)],
+      map: ([row]) => row!.dropped as string[],
+    });
+    if (dropped.length > 0) this.logger.log(`dropped ${dropped.join(', ')}: older than ${days} days`);
   }
 }

@@ -5,6 +5,7 @@ import {
   badInput,
   IdGenerator,
   truncate,
+  within,
   type AssistantVersionId,
   type DialogueId,
   type MessageId,
@@ -240,14 +241,4 @@ export class ReplyEngine implements OnModuleDestroy {
 
 function foreignParent(): AppError {
   return badInput('parentId', 'is not a message of this dialogue');
-}
-
-/** Resolves when the work does or the time is over, whichever comes first. */
-async function within(ms: number, work: Promise<unknown>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, ms);
-  });
-  await Promise.race([work, timeout]);
-  clearTimeout(timer);
 }

@@ -4,6 +4,7 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
+import { Periodic } from '../common';
 import { Database, NODE_LEASE_MS, NodeRegistry, tenantScope, type Scope } from '../database';
 import {
   DialoguesRepository,
@@ -27,8 +28,7 @@ const ORPHANS_A_SWEEP = 100;
 @Injectable()
 export class ReplyKeeper implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly logger = new Logger(ReplyKeeper.name);
-  private readonly timers: NodeJS.Timeout[] = [];
-  private readonly running = new Map<string, Promise<void>>();
+  private readonly works: Periodic[] = [];
 
   constructor(
     private readonly database: Database,
@@ -44,8 +44,7 @@ export class ReplyKeeper implements OnApplicationBootstrap, BeforeApplicationShu
   }
 
   async beforeApplicationShutdown(): Promise<void> {
-    for (const timer of this.timers) clearInterval(timer);
-    await Promise.all(this.running.values());
+    await Promise.all(this.works.map((work) => work.stop()));
   }
 
   /** Stores what every reply has gained, and hears which were to be stopped by another node. */
@@ -136,18 +135,8 @@ export class ReplyKeeper implements OnApplicationBootstrap, BeforeApplicationShu
   }
 
   private every(ms: number, name: string, work: () => Promise<void>): void {
-    const run = async (): Promise<void> => {
-      try {
-        await work();
-      } catch (error) {
-        this.logger.warn(`${name} failed, will be tried again: ${(error as Error).message}`);
-      } finally {
-        this.running.delete(name);
-      }
-    };
-    const timer = setInterval(() => {
-      if (!this.running.has(name)) this.running.set(name, run());
-    }, ms);
-    this.timers.push(timer.unref());
+    const failed = ({ message }: Error): void =>
+      this.logger.warn(`${name} failed, will be tried again: ${message}`);
+    this.works.push(new Periodic(ms, work, failed));
   }
 }

@@ -4,7 +4,7 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
-import type { ApiKeyId, TenantId } from '../common';
+import { Periodic, type ApiKeyId, type TenantId } from '../common';
 import { Config } from '../config';
 import { Database, platformScope, tenantScope, type Statement } from '../database';
 import type { UserToken } from './user-tokens';
@@ -50,8 +50,7 @@ export class AccessWatch implements OnApplicationBootstrap, BeforeApplicationShu
   private readonly revoked = new Map<string, number>();
   private readonly watchers: { watched: () => Watched; lost: (access: LostAccess) => void }[] = [];
   private newest = 0;
-  private timer: NodeJS.Timeout | undefined;
-  private running: Promise<void> | undefined;
+  private polling: Periodic | undefined;
 
   constructor(
     private readonly database: Database,
@@ -59,15 +58,14 @@ export class AccessWatch implements OnApplicationBootstrap, BeforeApplicationShu
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
-    await this.poll();
-    this.timer = setInterval(() => {
-      this.running ??= this.poll().finally(() => (this.running = undefined));
-    }, POLL_MS).unref();
+    // The database is away: what is known stands, and the next poll catches up.
+    const failed = ({ message }: Error): void => this.logger.debug(`access not looked at: ${message}`);
+    this.polling = new Periodic(POLL_MS, () => this.poll(), failed);
+    await this.polling.run();
   }
 
   async beforeApplicationShutdown(): Promise<void> {
-    clearInterval(this.timer);
-    await this.running;
+    await this.polling?.stop();
   }
 
   watch(watched: () => Watched, lost: (access: LostAccess) => void): void {
@@ -90,23 +88,18 @@ export class AccessWatch implements OnApplicationBootstrap, BeforeApplicationShu
   }
 
   private async poll(): Promise<void> {
-    try {
-      const since = this.newest === 0 ? 0 : this.newest - OVERLAP_MS;
-      const oldest = Date.now() - this.config.env.IM_TOKEN_TTL_SECONDS * 1_000 - OVERLAP_MS;
-      const sets = this.watchers.map(({ watched }) => watched());
-      const [fresh, suspended, keys] = await this.database.run(platformScope(), [
-        revocationsSince(Math.max(since, oldest)),
-        suspendedAmong([...new Set(sets.flatMap(({ tenants }) => [...tenants]))]),
-        deadAmong([...new Set(sets.flatMap(({ keys }) => [...keys]))]),
-      ]);
-      for (const revocation of fresh) this.apply(revocation);
-      for (const tenantId of suspended) this.tell({ kind: 'suspended', tenantId });
-      for (const keyId of keys) this.tell({ kind: 'key', keyId });
-      for (const [key, at] of this.revoked) if (at < oldest) this.revoked.delete(key);
-    } catch (error) {
-      // The database is away: what is known stands, and the next poll catches up.
-      this.logger.debug(`access not looked at: ${(error as Error).message}`);
-    }
+    const since = this.newest === 0 ? 0 : this.newest - OVERLAP_MS;
+    const oldest = Date.now() - this.config.env.IM_TOKEN_TTL_SECONDS * 1_000 - OVERLAP_MS;
+    const sets = this.watchers.map(({ watched }) => watched());
+    const [fresh, suspended, keys] = await this.database.run(platformScope(), [
+      revocationsSince(Math.max(since, oldest)),
+      suspendedAmong([...new Set(sets.flatMap(({ tenants }) => [...tenants]))]),
+      deadAmong([...new Set(sets.flatMap(({ keys }) => [...keys]))]),
+    ]);
+    for (const revocation of fresh) this.apply(revocation);
+    for (const tenantId of suspended) this.tell({ kind: 'suspended', tenantId });
+    for (const keyId of keys) this.tell({ kind: 'key', keyId });
+    for (const [key, at] of this.revoked) if (at < oldest) this.revoked.delete(key);
   }
 
   private apply({ tenantId, userId, client, at }: Revocation): void {

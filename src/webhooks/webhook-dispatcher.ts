@@ -4,7 +4,7 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
-import type { WebhookId } from '../common';
+import { Periodic, within, type WebhookId } from '../common';
 import { SecretOpener } from './secret-opener';
 import { WebhookSender } from './webhook-sender';
 import { WebhooksRepository, type Delivery } from './webhooks.repository';
@@ -27,8 +27,7 @@ export class WebhookDispatcher implements OnApplicationBootstrap, BeforeApplicat
   private readonly logger = new Logger(WebhookDispatcher.name);
   private readonly running = new Set<Promise<void>>();
   private readonly perWebhook = new Map<WebhookId, number>();
-  private timer: NodeJS.Timeout | undefined;
-  private claiming: Promise<void> | undefined;
+  private claiming: Periodic | undefined;
 
   constructor(
     private readonly webhooks: WebhooksRepository,
@@ -37,28 +36,24 @@ export class WebhookDispatcher implements OnApplicationBootstrap, BeforeApplicat
   ) {}
 
   onApplicationBootstrap(): void {
-    this.timer = setInterval(() => {
-      this.claiming ??= this.work().finally(() => (this.claiming = undefined));
-    }, POLL_MS).unref();
+    this.claiming = new Periodic(
+      POLL_MS,
+      () => this.work(),
+      ({ message }) => this.logger.debug(`the outbox was not read: ${message}`),
+    );
   }
 
   async beforeApplicationShutdown(): Promise<void> {
-    clearInterval(this.timer);
-    await this.claiming;
-    const timeout = new Promise<void>((resolve) => setTimeout(resolve, DRAIN_MS).unref());
-    await Promise.race([Promise.all(this.running), timeout]);
+    await this.claiming?.stop();
+    await within(DRAIN_MS, Promise.all(this.running));
   }
 
   private async work(): Promise<void> {
-    try {
-      for (let claimed = CLAIM; claimed === CLAIM && this.running.size < MAX_RUNNING;) {
-        const busy = [...this.perWebhook].filter(([, running]) => running >= MAX_EACH).map(([id]) => id);
-        const due = await this.webhooks.claim(CLAIM, MAX_EACH, busy);
-        claimed = due.length;
-        for (const delivery of due) this.begin(delivery);
-      }
-    } catch (error) {
-      this.logger.debug(`the outbox was not read: ${(error as Error).message}`);
+    for (let claimed = CLAIM; claimed === CLAIM && this.running.size < MAX_RUNNING;) {
+      const busy = [...this.perWebhook].filter(([, running]) => running >= MAX_EACH).map(([id]) => id);
+      const due = await this.webhooks.claim(CLAIM, MAX_EACH, busy);
+      claimed = due.length;
+      for (const delivery of due) this.begin(delivery);
     }
   }
 

@@ -1,0 +1,29 @@
+/** A rate with a burst: refilled steadily, never above the burst. The caller says both each time: they may change. */
+export class TokenBucket {
+  private tokens: number;
+  private filledAt: number;
+
+  constructor(burst: number, now: number) {
+    this.tokens = burst;
+    this.filledAt = now;
+  }
+
+  /** False when there is none left. */
+  take(now: number, burst: number, perSecond: number): boolean {
+    this.tokens = Math.min(burst, this.tokens + ((now - this.filledAt) * perSecond) / 1_000);
+    this.filledAt = now;
+    if (this.tokens < 1) return false;
+    this.tokens -= 1;
+    return true;
+  }
+
+  /** What was left after the last one. */
+  get left(): number {
+    return this.tokens;
+  }
+
+  /** Until there is one again; Infinity when nothing is refilled. */
+  waitMs(perSecond: number): number {
+    return this.tokens >= 1 ? 0 : ((1 - this.tokens) * 1_000) / perSecond;
+  }
+}
