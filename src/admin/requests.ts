@@ -23,7 +23,7 @@ import {
 } from 'class-validator';
 import { isIP } from 'node:net';
 import { SCOPES, type Scope } from '../common';
-import { EmptyIsAbsent, IsEntityId, IsJsonObject, NoNul } from '../common/http';
+import { EmptyIsAbsent, IsEntityId, IsJsonObject, IsPageLimit, NoNul } from '../common/http';
 
 const MAX_JSON_CHARS = 20_000;
 const MAX_PROMPT_CHARS = 200_000;
@@ -56,14 +56,7 @@ function IsAddressOrRange(): PropertyDecorator {
 }
 
 export class PageQuery {
-  @ApiPropertyOptional({ minimum: 1, maximum: 200, default: 50, type: Number })
-  @Transform(({ value }: { value: unknown }): unknown =>
-    typeof value === 'string' && /^\d{1,4}$/.test(value) ? Number(value) : value,
-  )
-  @IsOptional()
-  @IsInt()
-  @Min(1)
-  @Max(200)
+  @IsPageLimit(200, 50)
   limit: number = 50;
 
   @ApiPropertyOptional({ description: 'the `nextCursor` of the page before' })

@@ -1,5 +1,4 @@
 import { ApiProperty, ApiPropertyOptional, PartialType } from '@nestjs/swagger';
-import { Transform } from 'class-transformer';
 import {
   ArrayMaxSize,
   ArrayMinSize,
@@ -15,10 +14,9 @@ import {
   Max,
   MaxLength,
   Min,
-  registerDecorator,
   ValidateIf,
 } from 'class-validator';
-import { EmptyIsAbsent, IsJsonObject, NoNul } from '../common/http';
+import { EmptyIsAbsent, IsJson, IsJsonObject, IsPageLimit, NoNul, ToNumber } from '../common/http';
 import { MAX_PAGE, type MemberRole } from '../messages';
 import { WEBHOOK_EVENTS, type WebhookEvent } from '../webhooks';
 import { MAX_ID_CHARS } from './frames';
@@ -28,26 +26,6 @@ const MAX_MESSAGE_CHARS = 65_536;
 const MAX_RECIPIENTS = 10_000;
 const MAX_MEMBERS_A_REQUEST = 1_000;
 const Present = () => ValidateIf((_, value) => value !== undefined);
-
-const toNumber = ({ value }: { value: unknown }): unknown =>
-  typeof value === 'string' && /^\d{1,15}$/.test(value) ? Number(value) : value;
-
-/** Any JSON, bounded. */
-function IsJson(maxChars: number): PropertyDecorator {
-  return (target, propertyName) =>
-    registerDecorator({
-      name: 'isJson',
-      target: target.constructor,
-      propertyName: propertyName as string,
-      validator: {
-        validate: (value: unknown) => {
-          const text = JSON.stringify(value) ?? 'null';
-          return text.length <= maxChars && !/\\u0000/.test(text);
-        },
-        defaultMessage: () => `$property must be at most ${maxChars} characters as JSON`,
-      },
-    });
-}
 
 class Packet {
   @ApiPropertyOptional({ default: 'text', maxLength: 64 })
@@ -110,36 +88,26 @@ export class ConversationsQuery {
 
 export class HistoryQuery {
   @ApiPropertyOptional({ description: 'Only messages with a smaller `seq`.' })
-  @Transform(toNumber)
+  @ToNumber()
   @IsOptional()
   @IsInt()
   @Min(0)
   before?: number;
 
   @ApiPropertyOptional({ description: 'Only messages with a larger `seq`.' })
-  @Transform(toNumber)
+  @ToNumber()
   @IsOptional()
   @IsInt()
   @Min(0)
   after?: number;
 
-  @ApiPropertyOptional({ minimum: 1, maximum: MAX_PAGE, default: 50 })
-  @Transform(toNumber)
-  @IsOptional()
-  @IsInt()
-  @Min(1)
-  @Max(MAX_PAGE)
+  @IsPageLimit(MAX_PAGE, 50)
   limit: number = 50;
 }
 
 /** Lists by the tenant's own ids: `cursor` is the last one of the page before. */
 export class ListQuery {
-  @ApiPropertyOptional({ minimum: 1, maximum: 200, default: 50 })
-  @Transform(toNumber)
-  @IsOptional()
-  @IsInt()
-  @Min(1)
-  @Max(200)
+  @IsPageLimit(200, 50)
   limit: number = 50;
 
   @ApiPropertyOptional({ description: 'the `nextCursor` of the page before' })

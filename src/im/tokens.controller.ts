@@ -1,4 +1,4 @@
-import { Body, Controller, HttpCode, Post, Req, UsePipes } from '@nestjs/common';
+import { applyDecorators, Body, Controller, HttpCode, Post, Req, UsePipes } from '@nestjs/common';
 import {
   ApiHideProperty,
   ApiOperation,
@@ -11,7 +11,7 @@ import { Transform } from 'class-transformer';
 import { ArrayMaxSize, IsArray, IsOptional, IsString, Length } from 'class-validator';
 import type { FastifyRequest } from 'fastify';
 import { AppError, type Principal } from '../common';
-import { Caller, NoNul, Public, Scopes, validation, type ErrorShape } from '../common/http';
+import { Caller, Public, Scopes, validation, type ErrorShape } from '../common/http';
 import { Authenticator, formatApiKey, parseAppKey } from '../tenancy';
 import { MAX_ID_CHARS } from './frames';
 import { TokenIssuer, type TokenInput } from './token-issuer';
@@ -19,8 +19,19 @@ import { IsUserId, NoControl } from './user-id';
 
 const MAX_GROUPS = 500;
 
-function asList({ value }: { value: unknown }): unknown {
-  return value === undefined || Array.isArray(value) ? value : [value];
+/** A list of group names. A form repeats the field, or has it once. */
+function IsGroups(): PropertyDecorator {
+  return applyDecorators(
+    Transform(({ value }: { value: unknown }) =>
+      value === undefined || Array.isArray(value) ? value : [value],
+    ),
+    IsOptional(),
+    IsArray(),
+    ArrayMaxSize(MAX_GROUPS),
+    IsString({ each: true }),
+    Length(1, MAX_ID_CHARS, { each: true }),
+    NoControl({ each: true }),
+  );
 }
 
 /** The groups, however they were spelt. */
@@ -35,7 +46,7 @@ export class TokenRequest {
   @IsOptional()
   @IsString()
   @Length(1, 32)
-  @NoNul()
+  @NoControl()
   client: string = 'pc';
 
   @ApiProperty({
@@ -46,25 +57,12 @@ export class TokenRequest {
   userId!: string | number;
 
   @ApiPropertyOptional({ type: [String], description: 'Every group the user is in.' })
-  // A form repeats the field, or has it once.
-  @Transform(asList)
-  @IsOptional()
-  @IsArray()
-  @ArrayMaxSize(MAX_GROUPS)
-  @IsString({ each: true })
-  @Length(1, MAX_ID_CHARS, { each: true })
-  @NoControl({ each: true })
+  @IsGroups()
   groupId?: string[];
 
   /** The same as some forms spell it. */
   @ApiHideProperty()
-  @Transform(asList)
-  @IsOptional()
-  @IsArray()
-  @ArrayMaxSize(MAX_GROUPS)
-  @IsString({ each: true })
-  @Length(1, MAX_ID_CHARS, { each: true })
-  @NoControl({ each: true })
+  @IsGroups()
   'groupId[]'?: string[];
 }
 

@@ -303,6 +303,7 @@ describe('EmbeddedPostgres', () => {
   });
 
   const nobody = { uid: 65_534, gid: 65_534 };
+  // Only root can become somebody else, with util-linux's setpriv, who must be able to read this Node.
   const reachesNode = asRoot && succeeds('setpriv', '--reuid=65534', '--clear-groups', NODE, '--version');
   (reachesNode ? it : it.skip)('runs as an ordinary user, and as root on what that user made', async () => {
     await mkdir(dataDir);
@@ -316,6 +317,7 @@ describe('EmbeddedPostgres', () => {
     expect(await ask(server.url, 'select current_database()')).toBe('parley');
   });
 
+  // An ordinary user can't make a directory the server's own user may not enter.
   const hasSetpriv = asRoot && platform() === 'linux' && succeeds('setpriv', '--version');
   (hasSetpriv ? it : it.skip)('runs as root in a clone under a private directory', async () => {
     const clone = join(home, 'private/clone');

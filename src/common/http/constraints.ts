@@ -1,5 +1,7 @@
-import { ValidateBy, type ValidationOptions } from 'class-validator';
+import { applyDecorators } from '@nestjs/common';
+import { ApiPropertyOptional } from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
+import { IsInt, IsOptional, Max, Min, ValidateBy, type ValidationOptions } from 'class-validator';
 import { isId } from '../ids';
 
 /** An id: a decimal string, or a number that lost no digits. Becomes a string. */
@@ -57,5 +59,41 @@ export function IsJsonObject(maxChars: number, options?: ValidationOptions): Pro
       },
     },
     options,
+  );
+}
+
+/** Any JSON whose text is at most `maxChars` long and can be stored. */
+export function IsJson(maxChars: number, options?: ValidationOptions): PropertyDecorator {
+  return ValidateBy(
+    {
+      name: 'isJson',
+      validator: {
+        validate: (value) => {
+          const text = JSON.stringify(value) ?? 'null';
+          return text.length <= maxChars && !UNSTORABLE.test(text);
+        },
+        defaultMessage: () => `$property must be JSON of at most ${maxChars} characters, without NUL`,
+      },
+    },
+    options,
+  );
+}
+
+/** Decimal digits of a query string become a number; anything else is left for the checks to refuse. */
+export function ToNumber(): PropertyDecorator {
+  return Transform(({ value }: { value: unknown }) =>
+    typeof value === 'string' && /^\d{1,15}$/.test(value) ? Number(value) : value,
+  );
+}
+
+/** `limit` of a page read by keyset: 1 to `max`. */
+export function IsPageLimit(max: number, byDefault: number): PropertyDecorator {
+  return applyDecorators(
+    ApiPropertyOptional({ minimum: 1, maximum: max, default: byDefault, type: Number }),
+    ToNumber(),
+    IsOptional(),
+    IsInt(),
+    Min(1),
+    Max(max),
   );
 }
