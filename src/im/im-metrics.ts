@@ -17,6 +17,7 @@ export class ImMetrics {
       ['refused', 'Messages of who may not speak'],
       ['failed', 'Messages that could not be stored'],
       ['batches', 'Transactions that messages were stored in'],
+      ['unchanged', 'Of these, in one round trip: nobody else wrote to their conversations'],
     ] as const) {
       metrics.gauge(`parley_log_${name}`, help, () => log.counters[name]);
     }

@@ -26,8 +26,8 @@ export interface KnownMessage {
   readonly recalled: boolean;
 }
 
-/** A conversation under the lock of this transaction. */
-export interface LockedConversation {
+/** Whose a conversation is, and its last number. */
+export interface ConversationEnd {
   readonly tenantId: TenantId;
   readonly lastSeq: number;
 }
@@ -39,7 +39,7 @@ export interface LockedConversation {
  */
 export const lockConversations = (
   ids: readonly ConversationId[],
-): Statement<ReadonlyMap<ConversationId, LockedConversation>> => ({
+): Statement<ReadonlyMap<ConversationId, ConversationEnd>> => ({
   name: 'log-lock',
   text: `select id, tenant_id, last_seq from conversations where id = any($1::bigint[]) order by id for update`,
   values: [idArray(ids)],
@@ -52,19 +52,35 @@ export const lockConversations = (
     ),
 });
 
+const knownOf = (tenants: string, conversations: string, dedupes: string, oldest: string): string =>
+  `select i.ord, m.* from unnest(${tenants}::bigint[], ${conversations}::bigint[], ${dedupes}::text[]) with ordinality
+     as i(tenant_id, conversation_id, dedupe, ord)
+   cross join lateral (
+     select id, seq, frame, recalled_at is not null as recalled from messages
+     where tenant_id = i.tenant_id and conversation_id = i.conversation_id and dedupe = i.dedupe and id >= ${oldest}
+     limit 1) m
+   where i.dedupe is not null`;
+
+const refusedOf = (tenants: string, conversations: string, senders: string, audiences: string): string =>
+  `select i.ord from unnest(${tenants}::bigint[], ${conversations}::bigint[], ${senders}::text[], ${audiences}::text[])
+     with ordinality as i(tenant_id, conversation_id, sender, audience, ord)
+   left join lateral (
+     select muted from conversations
+     where id = i.conversation_id and tenant_id = i.tenant_id and deleted_at is null limit 1) c on true
+   left join lateral (
+     select role, muted_until from conversation_members
+     where conversation_id = i.conversation_id and user_id = i.sender and tenant_id = i.tenant_id
+       and until_seq is null limit 1) p on true
+   where i.audience is not null and (c.muted is null or i.audience = 'member' and (p.role is null
+     or p.role = 'member' and (c.muted or p.muted_until > now())))`;
+
 /** Which have been stored before, by their place in the batch. `oldest` bounds the search to the partitions that can hold a first copy. */
 export const findKnown = (
   drafts: readonly MessageDraft[],
   oldest: string,
 ): Statement<ReadonlyMap<number, KnownMessage>> => ({
   name: 'log-known',
-  text: `select i.ord, m.* from unnest($1::bigint[], $2::bigint[], $3::text[]) with ordinality
-           as i(tenant_id, conversation_id, dedupe, ord)
-         cross join lateral (
-           select id, seq, frame, recalled_at is not null as recalled from messages
-           where tenant_id = i.tenant_id and conversation_id = i.conversation_id and dedupe = i.dedupe and id >= $4
-           limit 1) m
-         where i.dedupe is not null`,
+  text: knownOf('$1', '$2', '$3', '$4'),
   values: [
     idArray(drafts.map(({ tenantId }) => tenantId)),
     idArray(drafts.map(({ conversationId }) => conversationId)),
@@ -88,17 +104,7 @@ export const findKnown = (
 /** Whose senders may not speak there, by their place in the batch. */
 export const findRefused = (drafts: readonly MessageDraft[]): Statement<ReadonlySet<number>> => ({
   name: 'log-refused',
-  text: `select i.ord from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) with ordinality
-           as i(tenant_id, conversation_id, sender, audience, ord)
-         left join lateral (
-           select muted from conversations
-           where id = i.conversation_id and tenant_id = i.tenant_id and deleted_at is null limit 1) c on true
-         left join lateral (
-           select role, muted_until from conversation_members
-           where conversation_id = i.conversation_id and user_id = i.sender and tenant_id = i.tenant_id
-             and until_seq is null limit 1) p on true
-         where i.audience is not null and (c.muted is null or i.audience = 'member' and (p.role is null
-           or p.role = 'member' and (c.muted or p.muted_until > now())))`,
+  text: refusedOf('$1', '$2', '$3', '$4'),
   values: [
     idArray(drafts.map(({ tenantId }) => tenantId)),
     idArray(drafts.map(({ conversationId }) => conversationId)),
@@ -148,7 +154,7 @@ export function storeStatements(
 }
 
 /** The messages, how far their conversations now reach, and how many each sender has sent there. */
-const storeMessages = (messages: readonly NumberedMessage[]): Statement<void> => {
+function storing(messages: readonly NumberedMessage[]): unknown[] {
   const last = new Map(messages.map(({ draft, seq }) => [draft.conversationId, { seq, draft }]));
   const counts = new Map<string, { draft: MessageDraft; sent: number }>();
   for (const { draft } of messages) {
@@ -158,38 +164,86 @@ const storeMessages = (messages: readonly NumberedMessage[]): Statement<void> =>
     else counts.set(key, { draft, sent: 1 });
   }
   const senders = [...counts.values()];
-  return {
-    name: 'log-store',
-    // A long reply's message bears the id of its beginning: who looks for what has moved goes by the time it came ($12).
-    text: `with stored as (
+  return [
+    idArray(messages.map(({ draft }) => draft.id)),
+    idArray(messages.map(({ draft }) => draft.tenantId)),
+    idArray(messages.map(({ draft }) => draft.conversationId)),
+    idArray(messages.map(({ seq }) => seq)),
+    textArray(messages.map(({ draft }) => draft.sender)),
+    textArray(messages.map(({ draft }) => draft.client)),
+    textArray(messages.map(({ draft }) => draft.dedupe)),
+    textArray(messages.map(({ draft }) => draft.frame)),
+    idArray([...last.keys()]),
+    idArray([...last.values()].map(({ draft }) => draft.tenantId)),
+    idArray([...last.values()].map(({ seq }) => seq)),
+    idAtTime(Date.now()),
+    idArray(senders.map(({ draft }) => draft.conversationId)),
+    textArray(senders.map(({ draft }) => draft.sender)),
+    idArray(senders.map(({ draft }) => draft.tenantId)),
+    idArray(senders.map(({ sent }) => sent)),
+  ];
+}
+
+/** CTEs over the parameters of `storing`. A long reply's message bears the id of its beginning: who looks for what has moved goes by the time it came ($12). */
+const storingWhere = (condition: string): string => `
+      stored as (
         insert into messages (id, tenant_id, conversation_id, seq, sender, client, dedupe, frame)
-        select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])),
+        select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])
+        where ${condition}),
       advanced as (
         update conversations c set last_seq = i.seq, last_id = greatest(c.last_id, $12::bigint)
         from unnest($9::bigint[], $10::bigint[], $11::bigint[]) as i(id, tenant_id, seq)
-        where c.id = i.id and c.tenant_id = i.tenant_id)
-      insert into conversation_senders as s (conversation_id, sender, tenant_id, sent)
-      select * from unnest($13::bigint[], $14::text[], $15::bigint[], $16::bigint[])
-      on conflict (conversation_id, sender) do update set sent = s.sent + excluded.sent`,
+        where c.id = i.id and c.tenant_id = i.tenant_id and ${condition}),
+      counted as (
+        insert into conversation_senders as s (conversation_id, sender, tenant_id, sent)
+        select * from unnest($13::bigint[], $14::text[], $15::bigint[], $16::bigint[])
+        where ${condition}
+        on conflict (conversation_id, sender) do update set sent = s.sent + excluded.sent)`;
+
+const storeMessages = (messages: readonly NumberedMessage[]): Statement<void> => ({
+  name: 'log-store',
+  text: `with ${storingWhere('true')} select`,
+  values: storing(messages),
+  map: () => undefined,
+});
+
+/**
+ * The whole of a batch in one statement, if everything is as this process believes: every conversation still ends
+ * where it left it (`ends`), nothing was stored before, every sender may speak, no webhook listens. Else nothing is
+ * written, and the batch goes the long way. What another process commits between this statement's snapshot and its
+ * locks has moved the conversation's end, which the lock reads anew.
+ */
+export const storeIfUnchanged = (
+  messages: readonly NumberedMessage[],
+  ends: ReadonlyMap<ConversationId, ConversationEnd>,
+  oldest: string,
+): Statement<boolean> => {
+  const drafts = messages.map(({ draft }) => draft);
+  const guarded = drafts.some(({ only }) => only !== null);
+  return {
+    name: guarded ? 'log-store-if-guarded' : 'log-store-if',
+    text: `with locked as materialized (
+        select c.id from unnest($17::bigint[], $18::bigint[], $19::bigint[]) as i(id, tenant_id, last_seq)
+        join conversations c on c.id = i.id and c.tenant_id = i.tenant_id and c.last_seq = i.last_seq
+        order by c.id for update of c),
+      verdict as materialized (
+        select (select count(*) from locked) = cardinality($17::bigint[])
+          and not exists (${knownOf('$2', '$3', '$7', '$20')})
+          and not exists (
+            select from webhooks
+            where tenant_id = any($2::bigint[]) and enabled and 'message.created' = any(events))
+          ${guarded ? `and not exists (${refusedOf('$2', '$3', '$5', '$21')})` : ''} as unchanged),
+      ${storingWhere('(select unchanged from verdict)')}
+      select unchanged from verdict`,
     values: [
-      idArray(messages.map(({ draft }) => draft.id)),
-      idArray(messages.map(({ draft }) => draft.tenantId)),
-      idArray(messages.map(({ draft }) => draft.conversationId)),
-      idArray(messages.map(({ seq }) => seq)),
-      textArray(messages.map(({ draft }) => draft.sender)),
-      textArray(messages.map(({ draft }) => draft.client)),
-      textArray(messages.map(({ draft }) => draft.dedupe)),
-      textArray(messages.map(({ draft }) => draft.frame)),
-      idArray([...last.keys()]),
-      idArray([...last.values()].map(({ draft }) => draft.tenantId)),
-      idArray([...last.values()].map(({ seq }) => seq)),
-      idAtTime(Date.now()),
-      idArray(senders.map(({ draft }) => draft.conversationId)),
-      textArray(senders.map(({ draft }) => draft.sender)),
-      idArray(senders.map(({ draft }) => draft.tenantId)),
-      idArray(senders.map(({ sent }) => sent)),
+      ...storing(messages),
+      idArray([...ends.keys()]),
+      idArray([...ends.values()].map(({ tenantId }) => tenantId)),
+      idArray([...ends.values()].map(({ lastSeq }) => lastSeq)),
+      oldest,
+      ...(guarded ? [textArray(drafts.map(({ only }) => only))] : []),
     ],
-    map: () => undefined,
+    map: (rows) => rows[0]!.unchanged as boolean,
   };
 };
 

@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import { Injectable, Logger, type BeforeApplicationShutdown } from '@nestjs/common';
+import { LRUCache } from 'lru-cache';
 import {
   AppError,
   idAtTime,
@@ -15,7 +16,9 @@ import {
   findListeners,
   findRefused,
   lockConversations,
+  storeIfUnchanged,
   storeStatements,
+  type ConversationEnd,
   type KnownMessage,
   type MessageDraft,
   type NumberedMessage,
@@ -53,6 +56,9 @@ const MAX_PENDING = 100_000;
 /** How long messages wait for a database that is away before their senders are told. */
 const PATIENCE_MS = 20_000;
 const RETRY_MS = 250;
+/** Conversations whose end is remembered. */
+const MAX_ENDS = 100_000;
+const MAX_DOUBTS = 64;
 /** No sender's clock runs further ahead (im.md, 3): bounds how much older than its timestamp a first copy can be. */
 export const MAX_CLOCK_AHEAD_MS = 30 * 86_400_000;
 export const MAX_PAGE = 200;
@@ -67,12 +73,25 @@ const MAX_PAGE_BYTES = 262_144;
 @Injectable()
 export class MessageLog implements BeforeApplicationShutdown {
   /** Since the start of the process, for /metrics. */
-  readonly counters = { stored: 0, repeated: 0, conflict: 0, refused: 0, failed: 0, batches: 0 };
+  readonly counters = {
+    stored: 0,
+    repeated: 0,
+    conflict: 0,
+    refused: 0,
+    failed: 0,
+    batches: 0,
+    unchanged: 0,
+  };
   private readonly logger = new Logger(MessageLog.name);
   private pending: Pending[] = [];
   private running: Promise<void> | undefined;
   /** Of what is waiting or being stored: a retry that comes before its first copy is stored joins it. */
   private readonly underway = new Map<string, Pending>();
+  /** Where conversations ended when this process last wrote to them. */
+  private readonly ends = new LRUCache<ConversationId, ConversationEnd>({ max: MAX_ENDS });
+  /** Batches that go the long way without trying the short one, which others' writing has made vain. */
+  private doubts = 0;
+  private nextDoubts = 1;
   private stopping = false;
 
   constructor(private readonly database: Database) {}
@@ -200,9 +219,12 @@ export class MessageLog implements BeforeApplicationShutdown {
   }
 
   private async storeBatch(batch: Pending[]): Promise<void> {
+    if (this.doubts > 0) this.doubts -= 1;
+    else if (await this.storeUnchanged(batch)) return;
     const drafts = batch.map(({ draft }) => draft);
     const results: Appended[] = [];
     const guarded = drafts.some(({ only }) => only !== null);
+    let ends: ReadonlyMap<ConversationId, ConversationEnd> = new Map();
     await this.database.runTwice(
       scopeOf(drafts),
       [
@@ -228,9 +250,52 @@ export class MessageLog implements BeforeApplicationShutdown {
             results.push({ outcome: 'stored', id, seq });
           }
         });
+        ends = new Map(
+          [...last].map(([id, lastSeq]) => [id, { tenantId: conversations.get(id)!.tenantId, lastSeq }]),
+        );
+        if (listeners.size > 0) this.doubts = MAX_DOUBTS;
         return storeStatements(numbered, listeners);
       },
     );
+    for (const [id, end] of ends) this.ends.set(id, end);
+    this.settleBatch(batch, results);
+  }
+
+  /** The short way: one round trip, where nobody else has written to these conversations since this process did. */
+  private async storeUnchanged(batch: Pending[]): Promise<boolean> {
+    const before = new Map<ConversationId, ConversationEnd>();
+    const last = new Map<ConversationId, number>();
+    const numbered: NumberedMessage[] = [];
+    for (const { draft } of batch) {
+      const { conversationId, tenantId, assistantId } = draft;
+      const end = this.ends.get(conversationId);
+      if (end?.tenantId !== tenantId || assistantId !== null) return false;
+      before.set(conversationId, end);
+      const seq = (last.get(conversationId) ?? end.lastSeq) + 1;
+      last.set(conversationId, seq);
+      numbered.push({ draft, seq });
+    }
+    const drafts = batch.map(({ draft }) => draft);
+    const unchanged = await this.database.one(
+      scopeOf(drafts),
+      storeIfUnchanged(numbered, before, oldestCopy(drafts)),
+    );
+    if (!unchanged) {
+      this.doubts = this.nextDoubts;
+      this.nextDoubts = Math.min(MAX_DOUBTS, this.nextDoubts * 2);
+      return false;
+    }
+    this.nextDoubts = 1;
+    this.counters.unchanged += 1;
+    for (const [id, lastSeq] of last) this.ends.set(id, { tenantId: before.get(id)!.tenantId, lastSeq });
+    this.settleBatch(
+      batch,
+      numbered.map(({ draft: { id }, seq }) => ({ outcome: 'stored', id, seq })),
+    );
+    return true;
+  }
+
+  private settleBatch(batch: Pending[], results: readonly Appended[]): void {
     this.counters.batches += 1;
     batch.forEach((pending, index) => this.settle(pending, results[index]!));
   }

@@ -6,6 +6,7 @@ import {
   type MessageId,
   type TenantId,
 } from '../../src/common';
+import { Database } from '../../src/database';
 import { ConversationsRepository, MessageLog, type Appended, type MessageDraft } from '../../src/messages';
 import { bootApp, type TestApp } from '../support/app';
 import { freshDatabase, query } from '../support/database';
@@ -284,6 +285,87 @@ it('refuses who is not a member of a group, or may not speak in it, and no numbe
     draft(node, conversationId, { sender: 'zed', msgId: 0, more: { only: 'member' } }),
   );
   expect(again).toMatchObject({ outcome: 'stored', seq: before + 5 });
+});
+
+describe('the short way of a batch', () => {
+  const unchanged = async (node: Node, work: () => Promise<unknown>): Promise<number> => {
+    const before = node.log.counters.unchanged;
+    await work();
+    return node.log.counters.unchanged - before;
+  };
+  /** Whatever earlier tests have made it doubt. */
+  const trusting = async (node: Node): Promise<ConversationId> => {
+    const id = await conversation();
+    for (;;) {
+      if (await unchanged(node, () => node.log.store(draft(node, id)))) return id;
+    }
+  };
+
+  it('is taken where this process wrote last, and is as good as the long one', async () => {
+    const [node] = nodes;
+    const id = await trusting(node);
+    const before = (await stored(id)).length;
+    const trips = node.app.app.nest.get(Database).counters.roundTrips;
+    const sent = [1, 2, 3].map((msgId) => node.log.store(draft(node, id, { msgId })));
+    expect(await unchanged(node, () => Promise.all(sent))).toBe(1);
+    expect(node.app.app.nest.get(Database).counters.roundTrips - trips).toBe(1);
+    expect((await Promise.all(sent)).map((result) => 'seq' in result && result.seq)).toEqual([
+      before + 1,
+      before + 2,
+      before + 3,
+    ]);
+    const [row, [sender]] = (await state(id)) as [{ last_seq: string }[], { sent: string }[]];
+    expect([row[0]!.last_seq, sender!.sent]).toEqual([String(before + 3), String(before + 3)]);
+  });
+
+  it.each([
+    ['a message that was stored before', (node: Node, id: ConversationId) => draft(node, id, { msgId: 1 })],
+    [
+      "another tenant's message",
+      (node: Node, id: ConversationId) => draft(node, id, { more: { tenantId: rival } }),
+    ],
+    ['who is no member', (node: Node, id: ConversationId) => draft(node, id, { more: { only: 'member' } })],
+  ])('is not taken for %s, nor for what is beside it', async (_, make) => {
+    const [node] = nodes;
+    const id = await trusting(node);
+    await node.log.store(draft(node, id, { msgId: 1 }));
+    const before = await stored(id);
+    const beside = draft(node, id, { msgId: 2 });
+    const results: Appended[] = [];
+    const taken = await unchanged(node, async () => {
+      results.push(...(await Promise.all([node.log.store(make(node, id)), node.log.store(beside)])));
+    });
+    expect(taken).toBe(0);
+    expect(results[0]!.outcome).toMatch(/repeated|refused/);
+    expect(results[1]).toEqual({ outcome: 'stored', id: beside.id, seq: before.length + 1 });
+    expect(await stored(id)).toHaveLength(before.length + 1);
+  });
+
+  it('is not taken when another process has written, nor when a webhook listens', async () => {
+    const [node, other] = nodes;
+    const id = await trusting(node);
+    await other.log.store(draft(other, id));
+    expect(await unchanged(node, () => node.log.store(draft(node, id)))).toBe(0);
+    const known = await trusting(node);
+    const webhookId = other.ids.next();
+    await query(
+      database.url,
+      `insert into webhooks (id, tenant_id, url, secret, events) values ($1, $2, 'https://hook.test', '-', '{message.created}')`,
+      [webhookId, acme],
+    );
+    try {
+      const said = draft(node, known);
+      expect(await unchanged(node, () => node.log.store(said))).toBe(0);
+      const told = await query(
+        database.url,
+        'select event_id from webhook_deliveries where webhook_id = $1',
+        [webhookId],
+      );
+      expect(told).toEqual([{ event_id: said.id }]);
+    } finally {
+      await query(database.url, 'delete from webhooks where id = $1', [webhookId]);
+    }
+  });
 });
 
 describe("a message for another tenant's conversation", () => {
