@@ -2,6 +2,7 @@ import { Global, Module, type DynamicModule } from '@nestjs/common';
 import { APP_FILTER, APP_GUARD } from '@nestjs/core';
 import type { DataSource } from 'typeorm';
 import { AdminModule, problemErrors } from './admin';
+import { AgentChannelModule } from './agent-channel';
 import { AssistantsModule } from './assistants';
 import { ErrorFilter } from './common/http';
 import { Config } from './config';
@@ -11,9 +12,11 @@ import { ImModule, tokenErrors } from './im';
 import { MessagesModule } from './messages';
 import { ModelServicesModule, SecretBox } from './model-services';
 import { ObservabilityModule } from './observability';
+import { openAiErrors, OpenAiMediaModule, OpenAiModule } from './openai';
 import { Quickstart } from './quickstart';
 import { RealtimeModule } from './realtime';
 import { AuthGuard, RootKey, TenancyModule, UserTokens } from './tenancy';
+import { ToolSecrets, ToolsModule } from './tools';
 import { SecretOpener, WebhooksModule } from './webhooks';
 
 /** Secrets of webhooks, sealed in the installation's box. */
@@ -21,6 +24,14 @@ function openerOf(box: SecretBox): SecretOpener {
   return {
     seal: (secret, id) => box.seal(secret, `webhook:${id}`),
     open: (sealed, id) => box.open(sealed, `webhook:${id}`),
+  };
+}
+
+/** Headers of tool sources, sealed in the installation's box. */
+function toolSecretsOf(box: SecretBox): ToolSecrets {
+  return {
+    seal: (text, id) => box.seal(text, `tool:${id}`),
+    open: (sealed, id) => box.open(sealed, `tool:${id}`),
   };
 }
 
@@ -43,10 +54,11 @@ class FoundationsModule {
         { provide: Config, useValue: config },
         { provide: SecretBox, useValue: new SecretBox(secretKey) },
         { provide: SecretOpener, useValue: openerOf(new SecretBox(secretKey)) },
+        { provide: ToolSecrets, useValue: toolSecretsOf(new SecretBox(secretKey)) },
         { provide: RootKey, useValue: new RootKey(rootKey) },
         { provide: UserTokens, useValue: new UserTokens(secretKey) },
       ],
-      exports: [Config, SecretBox, SecretOpener, RootKey, UserTokens],
+      exports: [Config, SecretBox, SecretOpener, ToolSecrets, RootKey, UserTokens],
     };
   }
 }
@@ -66,15 +78,22 @@ export class AppModule {
         MessagesModule,
         AssistantsModule,
         ModelServicesModule,
+        ToolsModule,
         DialogueAssistantModule,
         WebhooksModule,
         ImModule,
+        AgentChannelModule,
+        OpenAiModule,
+        OpenAiMediaModule,
         AdminModule,
       ],
       providers: [
         Quickstart,
         { provide: APP_GUARD, useClass: AuthGuard },
-        { provide: APP_FILTER, useValue: new ErrorFilter([envelopeErrors, problemErrors, tokenErrors]) },
+        {
+          provide: APP_FILTER,
+          useValue: new ErrorFilter([envelopeErrors, problemErrors, tokenErrors, openAiErrors]),
+        },
       ],
     };
   }

@@ -5,9 +5,10 @@ import type { FastifyInstance } from 'fastify';
 import type { DataSourceOptions } from 'typeorm';
 import { AppModule, type Foundations } from './app.module';
 import { assistantEntities } from './assistants';
-import { answerPreflights, forgiveEmptyBodies } from './common/http';
+import { answerPreflights, forgiveEmptyBodies, nameRequests } from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
+import { FORM_LIMITS, refuseForms } from './forms';
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
 import { createLogger, PinoLogger, Readiness } from './observability';
@@ -52,11 +53,14 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
     forceCloseConnections: true,
     return503OnClosing: true,
     requestTimeout: 30_000,
+    multipart: { limits: FORM_LIMITS },
     // A published sample of the assistant platform writes //api/…
     routerOptions: { ignoreDuplicateSlashes: true, maxParamLength: 512 },
   });
+  nameRequests(adapter.getInstance<FastifyInstance>());
   answerPreflights(adapter.getInstance<FastifyInstance>());
   forgiveEmptyBodies(adapter.getInstance<FastifyInstance>());
+  refuseForms(adapter.getInstance<FastifyInstance>());
   const routes: RegisteredRoute[] = [];
   adapter.getInstance().addHook('onRoute', ({ method, url }) => {
     for (const one of [method].flat()) routes.push({ method: one, url });

@@ -1,11 +1,12 @@
 import { Body, Controller, Delete, Get, HttpCode, Param, Patch, Post, Query, UsePipes } from '@nestjs/common';
 import { ApiHeader, ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
-import { AssistantsRepository } from '../assistants';
+import { AssistantsRepository, type AssistantVersion } from '../assistants';
 import { badInput, type AssistantId, type ModelServiceId, type TenantId } from '../common';
 import { Scopes, validation } from '../common/http';
 import { Database } from '../database';
 import { ModelServicesRepository, SERVICE_TYPE } from '../model-services';
 import { AuditLogRepository } from '../tenancy';
+import { shownSources, ToolSources } from '../tools';
 import { Op, Operator, pathId } from './operator';
 import { CreateAssistant, CreateAssistantVersion, PageQuery, UpdateAssistant } from './requests';
 
@@ -21,6 +22,7 @@ export class AssistantsController {
     private readonly assistants: AssistantsRepository,
     private readonly services: ModelServicesRepository,
     private readonly auditLog: AuditLogRepository,
+    private readonly tools: ToolSources,
   ) {}
 
   @Get()
@@ -73,12 +75,13 @@ export class AssistantsController {
   }
 
   @Get(':id/versions')
-  @ApiOperation({ summary: "An assistant's versions" })
+  @ApiOperation({ summary: "An assistant's versions; the documents of their tools are shown as true" })
   listVersions(@Op() operator: Operator, @Param('id') id: string, @Query() query: PageQuery) {
     const tenantId = operator.requiredTenant();
     return this.database.transaction(operator.scope, async (tx) => {
       const assistant = await this.assistants.get(tx, tenantId, pathId(id));
-      return this.assistants.listVersions(tx, tenantId, assistant.id, query);
+      const page = await this.assistants.listVersions(tx, tenantId, assistant.id, query);
+      return { ...page, data: page.data.map((version) => shown(version, 'brief')) };
     });
   }
 
@@ -92,14 +95,19 @@ export class AssistantsController {
     @Body() input: CreateAssistantVersion,
   ) {
     const tenantId = operator.requiredTenant();
+    const assistantId = pathId<AssistantId>(id);
     await this.checkService(tenantId, input.modelServiceId as ModelServiceId);
+    const { tools, ...rest } = input;
+    const sources = tools && (await this.tools.check(tools));
     return this.database.transaction(operator.scope, async (tx) => {
-      const after = await this.assistants.createVersion(tx, tenantId, pathId(id), {
-        ...input,
+      const after = await this.assistants.createVersion(tx, tenantId, assistantId, {
+        ...rest,
         modelServiceId: input.modelServiceId as ModelServiceId,
+        ...(sources && { tools: this.tools.seal(sources, assistantId) }),
       });
-      await this.auditLog.record(tx, operator.audit('create', 'assistant-version', { after }));
-      return after;
+      const audit = { after: shown(after, 'brief') };
+      await this.auditLog.record(tx, operator.audit('create', 'assistant-version', audit));
+      return shown(after, 'whole');
     });
   }
 
@@ -107,8 +115,8 @@ export class AssistantsController {
   @ApiOperation({ summary: 'A version' })
   getVersion(@Op() operator: Operator, @Param('id') id: string, @Param('versionId') versionId: string) {
     const tenantId = operator.requiredTenant();
-    return this.database.transaction(operator.scope, (tx) =>
-      this.assistants.getVersion(tx, tenantId, pathId(id), pathId(versionId)),
+    return this.database.transaction(operator.scope, async (tx) =>
+      shown(await this.assistants.getVersion(tx, tenantId, pathId(id), pathId(versionId)), 'whole'),
     );
   }
 
@@ -119,8 +127,9 @@ export class AssistantsController {
     const tenantId = operator.requiredTenant();
     return this.database.transaction(operator.scope, async (tx) => {
       const after = await this.assistants.publish(tx, tenantId, pathId(id), pathId(versionId));
-      await this.auditLog.record(tx, operator.audit('publish', 'assistant-version', { after }));
-      return after;
+      const audit = { after: shown(after, 'brief') };
+      await this.auditLog.record(tx, operator.audit('publish', 'assistant-version', audit));
+      return shown(after, 'whole');
     });
   }
 
@@ -131,3 +140,9 @@ export class AssistantsController {
     }
   }
 }
+
+/** The headers of tools are `true` for everybody, once they are stored. */
+const shown = (version: AssistantVersion, detail: 'whole' | 'brief') => ({
+  ...version,
+  tools: shownSources(version.tools, detail),
+});

@@ -414,4 +414,15 @@ export class CreateAssistantVersion {
   @Present()
   @IsJsonObject(MAX_JSON_CHARS)
   contextPolicy?: Record<string, unknown>;
+
+  @ApiPropertyOptional({
+    type: 'array',
+    items: { type: 'object', additionalProperties: true },
+    maxItems: 16,
+    description:
+      'tool sources: {"type":"mcp","name","url","headers"?,"allow"?} or {"type":"openapi","name","spec","baseUrl"?,"headers"?,"allow"?}; answers show "headers" as true, never their names or values',
+  })
+  @Present()
+  @IsArray()
+  tools?: unknown[];
 }

@@ -14,7 +14,7 @@ export class AssistantVersionEntity {
   @Column('text', { name: 'suggested_questions', array: true, default: () => "'{}'" })
   suggestedQuestions!: string[];
   @Column('jsonb', { name: 'context_policy', default: {} }) contextPolicy!: object;
-  @Column('jsonb', { default: [] }) tools!: unknown[];
+  @Column('jsonb', { default: [] }) tools!: object[];
   @Column('timestamptz', { name: 'published_at', nullable: true }) publishedAt!: Date | null;
   @CreateDateColumn({ name: 'created_at', type: 'timestamptz' }) createdAt!: Date;
 }

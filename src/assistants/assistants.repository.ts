@@ -53,6 +53,8 @@ export interface AssistantVersionInput {
   readonly greeting?: string;
   readonly suggestedQuestions?: readonly string[];
   readonly contextPolicy?: Readonly<Record<string, unknown>>;
+  /** As they are stored: with their secrets sealed. */
+  readonly tools?: readonly unknown[];
 }
 
 /** A version with its assistant's face: what a tenant's server may know of it. */
@@ -67,6 +69,8 @@ export interface Contact {
   /** Null: nothing is published, so it answers nobody. */
   readonly versionId: AssistantVersionId | null;
 }
+
+export type PublishedAssistant = Pick<Assistant, 'id' | 'slug' | 'name' | 'createdAt'>;
 
 const MAX_CACHED = 10_000;
 
@@ -100,6 +104,11 @@ export class AssistantsRepository {
     return this.contacts.get(`${tenantId}/${column}/${value}`, () =>
       this.database.one(tenantScope(tenantId), findContact(tenantId, column, value)),
     );
+  }
+
+  /** Every assistant that somebody can talk to, by slug. */
+  listPublished(tenantId: TenantId): Promise<PublishedAssistant[]> {
+    return this.database.one(tenantScope(tenantId), listPublished(tenantId));
   }
 
   /** CONFLICT when the tenant already has that slug. */
@@ -166,7 +175,7 @@ export class AssistantsRepository {
       order: { number: 'desc' },
     });
     const id = this.ids.next<AssistantVersionId>();
-    const { suggestedQuestions, ...rest } = input;
+    const { suggestedQuestions, tools, ...rest } = input;
     await tx.insert(AssistantVersionEntity, {
       id,
       tenantId,
@@ -174,6 +183,7 @@ export class AssistantsRepository {
       number: (last?.number ?? 0) + 1,
       ...rest,
       ...(suggestedQuestions && { suggestedQuestions: [...suggestedQuestions] }),
+      ...(tools && { tools: [...tools] as object[] }),
     });
     return this.getVersion(tx, tenantId, assistantId, id);
   }
@@ -271,6 +281,20 @@ const findContact = (
           versionId: row.published_version_id as AssistantVersionId | null,
         }
       : null,
+});
+
+const listPublished = (tenantId: TenantId): Statement<PublishedAssistant[]> => ({
+  name: 'assistant-list-published',
+  text: `select id, slug, name, created_at from assistants
+         where tenant_id = $1 and published_version_id is not null order by slug`,
+  values: [tenantId],
+  map: (rows) =>
+    rows.map((row) => ({
+      id: row.id as AssistantId,
+      slug: row.slug as string,
+      name: row.name as string,
+      createdAt: row.created_at as Date,
+    })),
 });
 
 function slugTaken(error: unknown): never {

@@ -1,5 +1,6 @@
+import { lookup as lookupName } from 'node:dns';
 import { lookup } from 'node:dns/promises';
-import { BlockList, isIP } from 'node:net';
+import { BlockList, isIP, type LookupFunction } from 'node:net';
 import { badInput } from './errors';
 
 /** Addresses that are nobody's business to have us call: this host, its networks, and their metadata services (RFC 6890). */
@@ -60,4 +61,28 @@ export async function refuseAddresses(
       );
   if (addresses.length === 0) throw badInput(field, "its host's name can not be resolved");
   if (addresses.some(refused)) throw badInput(field, 'must not lead to a private address');
+}
+
+/** What a connection fails with when its host's name leads to refused addresses only. */
+export class RefusedAddressError extends Error {
+  constructor() {
+    super('leads to a private address');
+    this.name = 'RefusedAddressError';
+  }
+}
+
+/**
+ * For the `connect` of an HTTP client: decides anew with every connection, whatever the name resolved to before. A host
+ * that is an address itself is never looked up; its user checks that.
+ */
+export function guardedLookup(refused: (address: string) => boolean): LookupFunction {
+  return (host, options, callback) => {
+    lookupName(host, { ...options, all: true }, (error, found) => {
+      const addresses = error ? [] : found.filter(({ address }) => !refused(address));
+      const [first] = addresses;
+      if (!first) callback(error ?? new RefusedAddressError(), '');
+      else if (options.all) callback(null, addresses);
+      else callback(null, first.address, first.family);
+    });
+  };
 }

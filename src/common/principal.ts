@@ -12,6 +12,8 @@ export interface Principal {
   readonly scopes: ReadonlySet<Scope>;
   /** The tenant's own id of the end user; the key's id when nobody is named. */
   readonly userId: string;
+  /** True for a user's own token: it reaches what is this user's. A key is the tenant's server and reaches the whole tenant. */
+  readonly endUser: boolean;
   /** Browser origins whose pages may call; empty: any. */
   readonly allowedOrigins: readonly string[];
 }

@@ -29,13 +29,13 @@ import {
 } from '../common';
 import { Caller, Scopes, validation } from '../common/http';
 import { DialoguesRepository, type StoredReply } from '../messages';
+import { SseStream } from '../realtime';
 import { ReplyEngine, type StartedReply } from '../replies';
 import { list, success } from './envelope';
 import { pageOf } from './paging';
 import { dialogueRecord, dialogueRow, messageRow, replyRecord, sceneRecord } from './records';
 import { firstEvent, replyFormat } from './reply-events';
 import { DialogueListQuery, ListQuery, MAX_CONTENT_CHARS, SendMessage } from './requests';
-import { SseStream } from './sse-stream';
 
 /** A provider that keeps refusing for rate was already asked three times: a client should leave it alone for a while. */
 const PROVIDER_RATE_RETRY_SECONDS = 10;
@@ -117,10 +117,10 @@ export class DialogueController {
 
   @Get('dialogue/sse/close/:userDialogueId')
   @ApiOperation({ summary: 'Close a dialogue; a reply in progress ends as stopped' })
-  async close(@Caller() { tenantId }: Principal, @Param('userDialogueId') id: string) {
+  async close(@Caller() principal: Principal, @Param('userDialogueId') id: string) {
     const dialogueId = known<DialogueId>(id);
-    if (!(await this.replies.close(tenantId, dialogueId))) throw new AppError('NOT_FOUND');
-    const dialogue = await this.dialogues.findDialogue(tenantId, dialogueId);
+    if (!(await this.replies.close(principal, dialogueId))) throw new AppError('NOT_FOUND');
+    const dialogue = await this.dialogues.findDialogue(principal.tenantId, dialogueId);
     if (!dialogue) throw new AppError('NOT_FOUND');
     return success(dialogueRow(dialogue));
   }

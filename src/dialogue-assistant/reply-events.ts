@@ -1,7 +1,13 @@
 import type { DialogueId, MessageId } from '../common';
 import type { Dialogue, DialogueMessage } from '../messages';
+import type { BatchFormat } from '../realtime';
 import { dialogueRecord } from './records';
-import { eventId, type BatchFormat } from './sse-stream';
+
+
+/** `<messageId>:<n>`: the event id that `Last-Event-ID` brings back. */
+function eventId(messageId: MessageId, number: number): string {
+  return `${messageId}:${number}`;
+}
 
 /** The first event, number 0. */
 export function firstEvent(replyId: MessageId, dialogue: Dialogue, message: DialogueMessage): string {

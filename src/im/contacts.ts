@@ -149,6 +149,8 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
       keyName: 'im',
       scopes: new Set(['dialogue']),
       userId: sender,
+      // The dialogue is the conversation's: in a group every member goes on in the same one.
+      endUser: false,
       allowedOrigins: [],
     };
     const { dialogue, replyId } = await this.replies.start({

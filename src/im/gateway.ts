@@ -4,7 +4,15 @@ import { AppError, IdGenerator, isId, timeOfId as timeOf, type ConversationId } 
 import { Config } from '../config';
 import { ASSISTANT_PREFIX, ConversationsRepository, peerOf, type Appended } from '../messages';
 import { HandshakeRefused, SocketServer, textFrame, type Handshake } from '../realtime';
-import { AccessWatch, Authenticator, TenantsRepository, UserTokens, type UserToken } from '../tenancy';
+import {
+  AccessWatch,
+  Authenticator,
+  type ConnectionLimits,
+  limitsOf,
+  TenantsRepository,
+  type UserToken,
+  UserTokens,
+} from '../tenancy';
 import { Connection } from './connection';
 import { CODE, FrameError, frameErrorOf } from './errors';
 import {
@@ -18,7 +26,6 @@ import {
   type RichFrame,
 } from './frames';
 import { Hub } from './hub';
-import { limitsOf, type ImLimits } from './limits';
 import { Messenger, type Sender } from './messenger';
 import { tombstone } from './records';
 
@@ -29,7 +36,7 @@ const MAX_BACKLOG = 64;
 
 interface Admitted {
   readonly token: UserToken;
-  readonly limits: ImLimits;
+  readonly limits: ConnectionLimits;
   readonly address: string;
 }
 
@@ -132,7 +139,7 @@ export class ImGateway implements OnModuleInit {
     return token;
   }
 
-  private limit({ tenantId, userId, client }: UserToken, limits: ImLimits, address: string): void {
+  private limit({ tenantId, userId, client }: UserToken, limits: ConnectionLimits, address: string): void {
     const clients = this.hub.clientsOf(tenantId, userId);
     const over =
       !clients.includes(client) && clients.length >= limits.connectionsPerUser

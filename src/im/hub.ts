@@ -24,9 +24,9 @@ import {
   type LogPlace,
   type OpenedDevice,
 } from '../messages';
-import { Bus, SocketServer, textFrame } from '../realtime';
+import { CLOSE, Bus, SocketServer, textFrame } from '../realtime';
 import { AccessWatch, type LostAccess } from '../tenancy';
-import { CLOSE, type Connection } from './connection';
+import type { Connection } from './connection';
 import { DeviceMarks } from './device-marks';
 import { LiveMessage } from './live-message';
 import { conversationRecord } from './records';

@@ -13,11 +13,10 @@ import {
   type MembershipChange,
   type MessageDraft,
 } from '../messages';
-import { TenantsRepository } from '../tenancy';
+import { limitsOf, TenantsRepository } from '../tenancy';
 import { CODE, FrameError } from './errors';
 import { canonical, clientTime, dedupeKey, idText, type MembershipFrame, type MessageFrame } from './frames';
 import { Hub } from './hub';
-import { limitsOf } from './limits';
 import { LiveMessage } from './live-message';
 
 /** Who sends: a device over its socket, or the tenant's server in somebody's name. */

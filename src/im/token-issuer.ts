@@ -3,8 +3,7 @@ import { LRUCache } from 'lru-cache';
 import { AppError, TokenBucket, type Principal } from '../common';
 import { Config } from '../config';
 import { ConversationsRepository } from '../messages';
-import { NO_TENANT, TenantsRepository, UserTokens } from '../tenancy';
-import { limitsOf } from './limits';
+import { limitsOf, NO_TENANT, TenantsRepository, UserTokens } from '../tenancy';
 import { Messenger } from './messenger';
 
 export interface TokenInput {

@@ -14,7 +14,7 @@ import { DialogueEntity } from './dialogue.entity';
 import type { Dialogue, DialogueMessage, OrphanedReply, TurnDraft, TurnOutcome } from './records';
 import {
   claimKey,
-  closeDialogue,
+  claimSession,
   lockDialogue,
   orphanedReplies,
   pruneKeys,
@@ -22,6 +22,9 @@ import {
   readKey,
   readParent,
   releaseKey,
+  releaseSession,
+  repliesInProgress,
+  stopDialogue,
   storeFirstTurn,
   storeTurn,
 } from './turn-statements';
@@ -70,10 +73,13 @@ export class DialoguesRepository {
     if (keyed) add(claimKey(draft));
     const found = draft.dialogueId ? add(lockDialogue(draft)) : () => true;
     const parent = draft.dialogueId ? add(readParent(draft)) : () => 'free' as const;
+    const named = draft.dialogueId === null && draft.session !== null;
+    if (named) add(claimSession(draft));
     const stored = draft.dialogueId ? add(storeTurn(draft)) : add(storeFirstTurn(draft));
+    if (named) add(releaseSession(draft));
     const branch = draft.dialogueId
       ? add(readBranch(draft))
-      : () => [{ role: 'user' as const, content: draft.content }];
+      : () => [...draft.history, { role: 'user' as const, content: draft.content }];
     if (keyed) add(releaseKey(draft));
     const holder = keyed ? add(readKey(draft)) : () => null;
     const results: unknown[] = await this.database.run(scope, statements);
@@ -82,6 +88,7 @@ export class DialoguesRepository {
     if (key && key.replyId !== draft.replyId) return { outcome: 'repeated', ...key };
     const turn = stored();
     if (turn) return { outcome: 'stored', ...turn, branch: branch() };
+    if (named) return { outcome: 'session-taken' };
     if (!found()) return { outcome: 'no-dialogue' };
     return { outcome: parent() === 'in-progress' ? 'parent-in-progress' : 'no-parent' };
   }
@@ -148,9 +155,17 @@ export class DialoguesRepository {
     });
   }
 
-  /** Marks it closed and asks its replies in progress to stop; their ids, or null when there is no such dialogue. */
-  close(tenantId: TenantId, id: DialogueId): Promise<MessageId[] | null> {
-    return this.database.one(tenantScope(tenantId), closeDialogue(tenantId, id));
+  /** Asks its replies in progress to stop; their ids, or null when there is no such dialogue. */
+  stop(
+    tenantId: TenantId,
+    id: DialogueId,
+    how: { readonly close: boolean; readonly onlyUser: string | null },
+  ): Promise<MessageId[] | null> {
+    return this.database.one(tenantScope(tenantId), stopDialogue(tenantId, id, how));
+  }
+
+  inProgress(tenantId: TenantId, id: DialogueId): Promise<MessageId[]> {
+    return this.database.one(tenantScope(tenantId), repliesInProgress(tenantId, id));
   }
 
   orphanedReplies(leaseMs: number, limit: number): Promise<OrphanedReply[]> {

@@ -7,7 +7,8 @@ export * from './message-log';
 export * from './messages.module';
 export * from './records';
 export * from './reply-requests.repository';
-export { endReply, stopRequested, storeCheckpoints } from './turn-statements';
+export * from './sessions.repository';
+export { endReply, stopRequested, storeCheckpoints, storeStep } from './turn-statements';
 import { DialogueMessageEntity } from './dialogue-message.entity';
 import { DialogueEntity } from './dialogue.entity';
 

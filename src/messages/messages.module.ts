@@ -5,6 +5,7 @@ import { DialoguesRepository } from './dialogues.repository';
 import { MessageLog } from './message-log';
 import { MessagePartitions } from './message-partitions';
 import { ReplyRequestsRepository } from './reply-requests.repository';
+import { SessionsRepository } from './sessions.repository';
 
 /** Messages: sole owner of what was said: dialogues (a tree) and conversations (a numbered log). Others store and read through its repositories and statements; nobody else touches its tables. */
 @Global()
@@ -16,6 +17,7 @@ import { ReplyRequestsRepository } from './reply-requests.repository';
     MessageLog,
     MessagePartitions,
     ReplyRequestsRepository,
+    SessionsRepository,
   ],
   exports: [
     DialoguesRepository,
@@ -23,6 +25,7 @@ import { ReplyRequestsRepository } from './reply-requests.repository';
     DevicesRepository,
     MessageLog,
     ReplyRequestsRepository,
+    SessionsRepository,
   ],
 })
 export class MessagesModule {}

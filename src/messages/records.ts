@@ -70,6 +70,12 @@ export interface TurnDraft {
   readonly modelServiceId: ModelServiceId;
   readonly incarnation: bigint;
   readonly idempotency: { readonly key: string; readonly requestHash: string } | null;
+  /** The one user whose dialogue it may be; null: anybody's in the tenant. */
+  readonly onlyUser: string | null;
+  /** Of a new dialogue: the name it is to have among the user's sessions with the assistant; null: none. */
+  readonly session: string | null;
+  /** Of a new dialogue: what was said before, elsewhere. */
+  readonly history: readonly (BranchMessage & { readonly id: MessageId })[];
   /** Upper bound of the history read for the prompt, UTF-16 units. */
   readonly maxHistoryChars: number;
 }
@@ -89,6 +95,8 @@ export type TurnOutcome =
     }
   /** The Idempotency-Key was used before: this is the reply it led to. */
   | { readonly outcome: 'repeated'; readonly replyId: MessageId; readonly requestHash: string }
+  /** A dialogue has that session's name already. */
+  | { readonly outcome: 'session-taken' }
   | { readonly outcome: 'no-dialogue' }
   | { readonly outcome: 'no-parent' }
   | { readonly outcome: 'parent-in-progress' };

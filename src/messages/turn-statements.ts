@@ -48,9 +48,27 @@ export const readKey = (draft: TurnDraft): Statement<{ replyId: MessageId; reque
     row ? { replyId: row.message_id as MessageId, requestHash: row.request_hash as string } : null,
 });
 
+/** Takes the session's name for the new dialogue, or waits for who is taking it now. */
+export const claimSession = (draft: TurnDraft): Statement<void> => ({
+  name: 'turn-claim-session',
+  text: `insert into dialogue_sessions (tenant_id, user_id, assistant_id, name, dialogue_id)
+         values ($1, $2, $3, $4, $5) on conflict do nothing`,
+  values: [draft.tenantId, draft.userId, draft.assistantId, draft.session, draft.newDialogueId],
+  map: () => undefined,
+});
+
+/** After the turn: a name whose turn was refused is given back. */
+export const releaseSession = (draft: TurnDraft): Statement<void> => ({
+  name: 'turn-release-session',
+  text: `delete from dialogue_sessions where tenant_id = $1 and dialogue_id = $2
+           and not exists (select 1 from dialogues where id = $2)`,
+  values: [draft.tenantId, draft.newDialogueId],
+  map: () => undefined,
+});
+
 /**
- * A new dialogue, its root, the user's message and the empty reply, in one statement that reads nothing back but the
- * time: this is what stands between a client and its first event. Null when somebody else holds the key.
+ * A new dialogue, its root, what was said before, the user's message and the empty reply, in one statement that reads nothing back but the
+ * time: this is what stands between a client and its first event. Null when somebody else holds the key or the session's name.
  */
 export const storeFirstTurn = (
   draft: TurnDraft,
@@ -59,16 +77,23 @@ export const storeFirstTurn = (
   text: `with d as (
       insert into dialogues (id, tenant_id, user_id, assistant_id, version_id, model_service_id, name, created_by, updated_by)
       select $4, $2, $5, $6, $7, $8, $9, $10, $10
-      where $1::text is null or exists (
-        select 1 from idempotency_keys where tenant_id = $2 and key = $1 and message_id = $3)
+      where ($1::text is null or exists (
+          select 1 from idempotency_keys where tenant_id = $2 and key = $1 and message_id = $3))
+        and ($16::text is null or exists (
+          select 1 from dialogue_sessions where tenant_id = $2 and user_id = $5 and assistant_id = $6 and name = $16
+            and dialogue_id = $4))
       returning id, created_at),
     messages as (
       insert into dialogue_messages (id, tenant_id, dialogue_id, parent_id, role, content, status, user_id, created_by, model_service_id)
       select m.id, $2, d.id, m.parent_id, m.role, m.content, m.status, $5, $10, m.model_service_id
-      from d cross join (values
-        ($11::bigint, null::bigint, 'system', '', 'finished', null::bigint),
-        ($12, $11, 'user', $13, 'finished', null),
-        ($3, $12, 'assistant', '', 'streaming', $8)) as m(id, parent_id, role, content, status, model_service_id)),
+      from d cross join (
+        values
+          ($11::bigint, null::bigint, 'system', '', 'finished', null::bigint),
+          ($12, coalesce($20::bigint, $11), 'user', $13, 'finished', null),
+          ($3, $12, 'assistant', '', 'streaming', $8)
+        union all
+        select h.id, coalesce(lag(h.id) over (order by h.id), $11), h.role, h.content, 'finished', null
+        from unnest($17::bigint[], $18::text[], $19::text[]) as h(id, role, content)) as m(id, parent_id, role, content, status, model_service_id)),
     progress as (
       insert into replies_in_progress (message_id, tenant_id, dialogue_id, incarnation, key_id)
       select $3, $2, d.id, $14, $15 from d)
@@ -89,6 +114,11 @@ export const storeFirstTurn = (
     draft.content,
     draft.incarnation.toString(),
     draft.keyId,
+    draft.session,
+    draft.history.map(({ id }) => id),
+    draft.history.map(({ role }) => role),
+    draft.history.map(({ content }) => content),
+    draft.history.at(-1)?.id ?? null,
   ],
   map: ([row]) => (row ? firstTurn(draft, new Date(row.created_ms as number)) : null),
 });
@@ -116,7 +146,7 @@ function firstTurn(draft: TurnDraft, createdAt: Date): { dialogue: Dialogue; mes
     message: {
       id: draft.messageId,
       dialogueId: draft.newDialogueId,
-      parentId: draft.rootId,
+      parentId: draft.history.at(-1)?.id ?? draft.rootId,
       role: 'user',
       content: draft.content,
       reasoning: '',
@@ -137,8 +167,8 @@ function firstTurn(draft: TurnDraft, createdAt: Date): { dialogue: Dialogue; mes
 /** One turn at a time in a dialogue: two that answer the same newest message must not both see it free. */
 export const lockDialogue = (draft: TurnDraft): Statement<boolean> => ({
   name: 'turn-lock-dialogue',
-  text: 'select id from dialogues where tenant_id = $1 and id = $2 for update',
-  values: [draft.tenantId, draft.dialogueId],
+  text: 'select id from dialogues where tenant_id = $1 and id = $2 and ($3::text is null or user_id = $3) for update',
+  values: [draft.tenantId, draft.dialogueId, draft.onlyUser],
   map: (rows) => rows.length > 0,
 });
 
@@ -170,6 +200,7 @@ export const storeTurn = (
   name: 'turn-store',
   text: `with ${PARENT},
     free as (select id from parent where status <> 'streaming'
+      and exists (select 1 from dialogues where tenant_id = $1 and id = $2 and ($13::text is null or user_id = $13))
       and ($11::text is null or exists (
         select 1 from idempotency_keys where tenant_id = $1 and key = $11 and message_id = $5))),
     message as (
@@ -199,6 +230,7 @@ export const storeTurn = (
     draft.incarnation.toString(),
     draft.idempotency?.key ?? null,
     draft.keyId,
+    draft.onlyUser,
   ],
   map: ([row]) =>
     row
@@ -284,6 +316,38 @@ export const storeCheckpoints = (checkpoints: readonly Checkpoint[]): Statement<
   map: () => undefined,
 });
 
+/** A tool that was called while a reply was written, and what it gave. */
+export const storeStep = (step: {
+  readonly tenantId: TenantId;
+  readonly replyId: MessageId;
+  readonly number: number;
+  readonly callId: string;
+  readonly tool: string;
+  readonly args: string;
+  readonly content: string;
+  readonly isError: boolean;
+  readonly durationMs: number;
+}): Statement<void> => ({
+  name: 'reply-step',
+  text: `insert into reply_steps (tenant_id, message_id, number, call_id, tool, arguments, result, is_error, duration_ms)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+  values: [
+    step.tenantId,
+    step.replyId,
+    step.number,
+    storable(step.callId),
+    storable(step.tool),
+    storable(step.args),
+    storable(step.content),
+    step.isError,
+    step.durationMs,
+  ],
+  map: () => undefined,
+});
+
+/** What a model wrote may hold what Postgres' text does not. */
+const storable = (text: string): string => text.toWellFormed().replaceAll('\0', '\uFFFD');
+
 /** Replies of this node that some node was asked to stop. */
 export const stopRequested = (incarnation: bigint): Statement<MessageId[]> => ({
   name: 'reply-stop-requested',
@@ -292,17 +356,30 @@ export const stopRequested = (incarnation: bigint): Statement<MessageId[]> => ({
   map: (rows) => rows.map((row) => row.message_id as MessageId),
 });
 
-/** Closes the dialogue and asks whoever writes its replies to stop. Null: no such dialogue. */
-export const closeDialogue = (tenantId: TenantId, id: DialogueId): Statement<MessageId[] | null> => ({
-  name: 'dialogue-close',
-  text: `with closed as (
-      update dialogues set closed = true where tenant_id = $1 and id = $2 returning id),
+/** Asks whoever writes the dialogue's replies to stop, and `close`s it or leaves it as it is. Null: no such dialogue (of `onlyUser`). */
+export const stopDialogue = (
+  tenantId: TenantId,
+  id: DialogueId,
+  { close, onlyUser }: { readonly close: boolean; readonly onlyUser: string | null },
+): Statement<MessageId[] | null> => ({
+  name: 'dialogue-stop',
+  text: `with stopped as (
+      update dialogues set closed = closed or $3
+      where tenant_id = $1 and id = $2 and ($4::text is null or user_id = $4) returning id),
     asked as (
-      update replies_in_progress p set stop_requested = true from closed
-      where p.tenant_id = $1 and p.dialogue_id = closed.id returning p.message_id)
-    select (select array_agg(message_id::text) from asked) as replies from closed`,
-  values: [tenantId, id],
+      update replies_in_progress p set stop_requested = true from stopped
+      where p.tenant_id = $1 and p.dialogue_id = stopped.id returning p.message_id)
+    select (select array_agg(message_id::text) from asked) as replies from stopped`,
+  values: [tenantId, id, close, onlyUser],
   map: ([row]) => (row ? ((row.replies ?? []) as MessageId[]) : null),
+});
+
+/** What is being written in a dialogue now, oldest first. */
+export const repliesInProgress = (tenantId: TenantId, id: DialogueId): Statement<MessageId[]> => ({
+  name: 'dialogue-in-progress',
+  text: 'select message_id from replies_in_progress where tenant_id = $1 and dialogue_id = $2 order by message_id',
+  values: [tenantId, id],
+  map: (rows) => rows.map((row) => row.message_id as MessageId),
 });
 
 /** Replies whose node has not been heard of for `leaseMs`. */

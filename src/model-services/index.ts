@@ -1,8 +1,11 @@
+export * from './drivers/media.driver';
 export * from './drivers/text-driver';
 export * from './drivers/token-estimate';
+export * from './drivers/tool-calls';
 export * from './model-providers.repository';
 export * from './model-services.module';
 export * from './model-services.repository';
+export * from './provider-failure';
 export * from './secret-box';
 export * from './text-drivers';
 import { ModelProviderEntity } from './model-provider.entity';

@@ -2,6 +2,7 @@ import { Injectable } from '@nestjs/common';
 import { IsNull, MoreThan, type EntityManager, type FindOptionsWhere } from 'typeorm';
 import {
   AppError,
+  asId,
   cursorPage,
   FreshCache,
   IdGenerator,
@@ -63,10 +64,14 @@ export interface ServiceListQuery {
 }
 
 const MAX_CACHED = 10_000;
+/** A name has at most 200 code points. */
+const MAX_NAME_CHARS = 400;
 
 @Injectable()
 export class ModelServicesRepository {
   private readonly resolved = new FreshCache<ResolvedService | null>(MAX_CACHED);
+  /** Apart from the above: names come from clients, who may try many. */
+  private readonly found = new FreshCache<ResolvedService | null>(MAX_CACHED);
 
   constructor(
     private readonly database: Database,
@@ -78,6 +83,18 @@ export class ModelServicesRepository {
   resolve(tenantId: TenantId, id: ModelServiceId): ResolvedService | null | Promise<ResolvedService | null> {
     return this.resolved.get(`${tenantId}/${id}`, async () => {
       const row = await this.database.one(tenantScope(tenantId), findResolved(tenantId, id));
+      return row && this.toResolved(row);
+    });
+  }
+
+  /**
+   * By id or by exact name, as {@link resolve}. Of several of that name a tenant's own comes before a shared one, then the
+   * lowest `orderNum`, then the oldest.
+   */
+  async findUsable(tenantId: TenantId, nameOrId: string): Promise<ResolvedService | null> {
+    if (nameOrId.length > MAX_NAME_CHARS || nameOrId.includes('\0')) return null;
+    return this.found.get(`${tenantId}/${nameOrId}`, async () => {
+      const row = await this.database.one(tenantScope(tenantId), findUsable(tenantId, nameOrId));
       return row && this.toResolved(row);
     });
   }
@@ -179,16 +196,26 @@ export class ModelServicesRepository {
   }
 }
 
-const findResolved = (tenantId: TenantId, id: ModelServiceId): Statement<Row | null> => ({
-  name: 'model-service-resolve',
-  // The provider must be the service's owner's, or shared: a tenant's service can't borrow another's credential.
-  text: `select s.id, s.model, s.type, s.context_window, s.parameters, s.input_price, s.output_price,
+// The provider must be the service's owner's, or shared: a tenant's service can't borrow another's credential.
+const SELECT_RESOLVED = `select s.id, s.model, s.type, s.context_window, s.parameters, s.input_price, s.output_price,
            p.id as provider_id, p.kind, p.base_url, p.credentials, p.headers,
            p.connect_timeout_ms, p.first_piece_timeout_ms, p.idle_timeout_ms, p.total_timeout_ms
          from model_services s join model_providers p on p.id = s.provider_id
            and (p.tenant_id is null or p.tenant_id = s.tenant_id)
-         where s.id = $2 and (s.tenant_id = $1 or s.tenant_id is null) and s.enabled`,
+         where (s.tenant_id = $1 or s.tenant_id is null) and s.enabled`;
+
+const findResolved = (tenantId: TenantId, id: ModelServiceId): Statement<Row | null> => ({
+  name: 'model-service-resolve',
+  text: `${SELECT_RESOLVED} and s.id = $2`,
   values: [tenantId, id],
+  map: ([row]) => row ?? null,
+});
+
+const findUsable = (tenantId: TenantId, nameOrId: string): Statement<Row | null> => ({
+  name: 'model-service-find',
+  text: `${SELECT_RESOLVED} and (s.id = $2 or s.name = $3)
+         order by (s.id = $2) is true desc, s.tenant_id is null, s.order_num, s.id limit 1`,
+  values: [tenantId, asId<ModelServiceId>(nameOrId), nameOrId],
   map: ([row]) => row ?? null,
 });
 

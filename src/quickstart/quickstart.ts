@@ -6,7 +6,7 @@ import type { ApiKeyId, AssistantVersionId, ModelServiceId, TenantId } from '../
 import { Config } from '../config';
 import { Database, platformScope } from '../database';
 import { ModelProvidersRepository, ModelServicesRepository } from '../model-services';
-import { ApiKeysRepository, appKeyOf, formatApiKey, TenantsRepository } from '../tenancy';
+import { ApiKeysRepository, appKeyOf, DemoTenant, formatApiKey, TenantsRepository } from '../tenancy';
 
 /** What the quickstart file holds, and the console shows. */
 export interface QuickstartFile {
@@ -36,6 +36,7 @@ export class Quickstart {
     private readonly providers: ModelProvidersRepository,
     private readonly services: ModelServicesRepository,
     private readonly assistants: AssistantsRepository,
+    private readonly demo: DemoTenant,
   ) {}
 
   get file(): string {
@@ -50,6 +51,7 @@ export class Quickstart {
     const file: QuickstartFile = { ...demo, url, rootKey };
     await mkdir(this.config.dataDir, { recursive: true });
     await writeFile(this.file, `${JSON.stringify(file, null, 2)}\n`, { mode: 0o600 });
+    this.demo.open(file.apiKey);
     return file;
   }
 

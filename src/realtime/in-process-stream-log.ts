@@ -1,5 +1,12 @@
 import type { MessageId, TenantId } from '../common';
-import { StreamLog, type StreamBatch, type StreamCursor, type StreamEnd } from './stream-log';
+import {
+  StreamLog,
+  type Aside,
+  type PlacedAside,
+  type StreamBatch,
+  type StreamCursor,
+  type StreamEnd,
+} from './stream-log';
 
 export interface StreamLogLimits {
   /** How long a finished reply is kept piece by piece. */
@@ -8,6 +15,7 @@ export interface StreamLogLimits {
   readonly maxBytes: number;
 }
 
+const NO_ASIDES: readonly PlacedAside[] = [];
 /** Bookkeeping of one kept reply beside its text, roughly. */
 const OVERHEAD_BYTES = 512;
 
@@ -34,6 +42,10 @@ export class InProcessStreamLog extends StreamLog {
     this.streams.get(replyId)?.append(pieces);
   }
 
+  aside(replyId: MessageId, aside: Aside): void {
+    this.streams.get(replyId)?.aside(aside);
+  }
+
   end(replyId: MessageId, end: StreamEnd): void {
     const stream = this.streams.get(replyId);
     if (!stream || stream.ended) return;
@@ -48,9 +60,11 @@ export class InProcessStreamLog extends StreamLog {
     replyId: MessageId,
     after: number,
     wake: () => void,
+    asides = false,
   ): Promise<StreamCursor | null> {
     const stream = this.streams.get(replyId);
-    return Promise.resolve(stream && stream.tenantId === tenantId ? stream.cursor(after, wake) : null);
+    const ours = stream?.tenantId === tenantId ? stream : null;
+    return Promise.resolve(ours && ours.cursor(after, wake, asides));
   }
 
   /** Drops what is too old or too much. Cursors that are open on a dropped reply keep it alive until they close. */
@@ -75,6 +89,8 @@ class ReplyStream {
   /** End of each piece in `text`, once finished. */
   private cuts: Uint32Array | undefined;
   private length = 0;
+  private asides: PlacedAside[] | undefined;
+  private asideChars = 0;
   private readonly waiting = new Set<() => void>();
   ended: StreamEnd | undefined;
   endedAt = 0;
@@ -94,6 +110,13 @@ class ReplyStream {
     this.wakeAll();
   }
 
+  aside(aside: Aside): void {
+    if (this.ended) return;
+    (this.asides ??= []).push({ after: this.pieces.length, aside });
+    this.asideChars += JSON.stringify(aside).length;
+    this.wakeAll();
+  }
+
   finish(end: StreamEnd, now: number): void {
     const cuts = new Uint32Array(this.pieces.length);
     let at = 0;
@@ -104,28 +127,38 @@ class ReplyStream {
     this.text = this.pieces.join('');
     this.cuts = cuts;
     this.pieces = [];
-    this.bytes = this.text.length * 2 + cuts.byteLength + OVERHEAD_BYTES;
+    this.bytes = (this.text.length + this.asideChars) * 2 + cuts.byteLength + OVERHEAD_BYTES;
     this.ended = end;
     this.endedAt = now;
     this.wakeAll();
   }
 
-  cursor(after: number, wake: () => void): StreamCursor {
+  cursor(after: number, wake: () => void, withAsides: boolean): StreamCursor {
     let position = Math.min(after, this.count);
     let offset = this.offsetOf(position);
     // Someone who has seen the end event (number count + 1) has nothing left to get.
     let done = this.ended !== undefined && after > this.count;
+    let nextAside = after === 0 ? 0 : (this.asides?.findLastIndex((one) => one.after < position) ?? -1) + 1;
     return {
       take: (maxPieces) => {
         if (done) return null;
         const pieces = this.slice(position, position + maxPieces);
-        const end = position + pieces.length === this.count ? this.ended : undefined;
-        if (pieces.length === 0 && !end) {
+        const reached = position + pieces.length;
+        const end = reached === this.count ? this.ended : undefined;
+        const asides = withAsides ? this.asidesFrom(nextAside, reached) : NO_ASIDES;
+        if (pieces.length === 0 && !end && asides.length === 0) {
           this.waiting.add(wake);
           return null;
         }
-        const batch: StreamBatch = { first: position + 1, offset, pieces, ...(end && { end }) };
-        position += pieces.length;
+        const batch: StreamBatch = {
+          first: position + 1,
+          offset,
+          pieces,
+          ...(asides.length > 0 && { asides }),
+          ...(end && { end }),
+        };
+        nextAside += asides.length;
+        position = reached;
         for (const piece of pieces) offset += piece.length;
         done = end !== undefined;
         return batch;
@@ -135,6 +168,13 @@ class ReplyStream {
       },
       close: () => this.waiting.delete(wake),
     };
+  }
+
+  private asidesFrom(index: number, reached: number): readonly PlacedAside[] {
+    if (!this.asides || index >= this.asides.length) return NO_ASIDES;
+    const rest = this.asides.slice(index);
+    const beyond = rest.findIndex(({ after }) => after > reached);
+    return beyond < 0 ? rest : rest.slice(0, beyond);
   }
 
   private get count(): number {

@@ -3,5 +3,7 @@ export * from './in-process-bus';
 export * from './in-process-stream-log';
 export * from './realtime.module';
 export * from './socket-server';
+export * from './socket-writer';
 export * from './stream-log';
 export * from './text-frame';
+export * from './sse-stream';

@@ -10,12 +10,32 @@ export interface StreamEnd {
   readonly error?: { readonly code: number; readonly message: string };
 }
 
+/** What happens beside the text of a reply, for readers that show it: thoughts, and the tools that were called. */
+export type Aside =
+  | { readonly type: 'think'; readonly content: string }
+  | { readonly type: 'tool'; readonly id: string; readonly tool: string; readonly args: unknown }
+  | {
+      readonly type: 'tool_result';
+      readonly id: string;
+      readonly tool: string;
+      readonly content: string;
+      readonly isError: boolean;
+    };
+
+export interface PlacedAside {
+  /** The number of the piece it came after; 0: before the first. */
+  readonly after: number;
+  readonly aside: Aside;
+}
+
 export interface StreamBatch {
   /** Number of `pieces[0]`: a reply's pieces count 1, 2, 3 … */
   readonly first: number;
   /** UTF-16 units of the reply before `pieces[0]`. */
   readonly offset: number;
   readonly pieces: readonly string[];
+  /** Only for a reader that asked for them; each stands after the piece it names, or before `pieces[0]`. */
+  readonly asides?: readonly PlacedAside[];
   /** Set once, with the last batch; its number is the last piece's plus one. */
   readonly end?: StreamEnd;
 }
@@ -37,15 +57,17 @@ export abstract class StreamLog {
   /** Must come before the reply's work is dispatched, or the first reader misses the first pieces. */
   abstract open(tenantId: TenantId, replyId: MessageId): void;
   abstract append(replyId: MessageId, pieces: readonly string[]): void;
+  abstract aside(replyId: MessageId, aside: Aside): void;
   abstract end(replyId: MessageId, end: StreamEnd): void;
   /**
    * A reader placed after piece number `after` (0: the start). `wake` is called when there is something to take
-   * after a take that returned null. Resolves to null for a reply this log does not (or no longer) hold for that tenant.
+   * after a take that returned null; with `asides` what happens beside the text is told, too. Resolves to null for a reply this log does not (or no longer) hold for that tenant.
    */
   abstract read(
     tenantId: TenantId,
     replyId: MessageId,
     after: number,
     wake: () => void,
+    asides?: boolean,
   ): Promise<StreamCursor | null>;
 }

@@ -1,6 +1,7 @@
 import type { ApiKeyId, AssistantId, DialogueId, MessageId, TenantId } from '../common';
 import type { Checkpoint, FinalStatus } from '../messages';
 import type { PromptMessage, ResolvedService } from '../model-services';
+import type { AssistantTools } from './tool-runner';
 
 /** Why a reply's provider request was aborted: it becomes the reply's status. */
 export class ReplyAborted extends Error {
@@ -20,6 +21,7 @@ export interface LiveReplySettings {
   readonly service: ResolvedService;
   readonly parameters: Readonly<Record<string, unknown>>;
   readonly prompt: readonly PromptMessage[];
+  readonly tools: AssistantTools | null;
 }
 
 /** A reply that this process is writing now. */

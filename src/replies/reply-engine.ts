@@ -6,6 +6,7 @@ import {
   IdGenerator,
   truncate,
   within,
+  type AssistantId,
   type AssistantVersionId,
   type DialogueId,
   type MessageId,
@@ -15,14 +16,24 @@ import {
 } from '../common';
 import { Config } from '../config';
 import { NodeRegistry } from '../database';
-import { DialoguesRepository, type Dialogue, type DialogueMessage, type TurnDraft } from '../messages';
+import {
+  DialoguesRepository,
+  SessionsRepository,
+  type BranchMessage,
+  type Dialogue,
+  type DialogueMessage,
+  type TurnDraft,
+  type TurnOutcome,
+} from '../messages';
 import { ModelServicesRepository, SERVICE_TYPE, type ResolvedService } from '../model-services';
 import { Bus, StreamLog, type StreamCursor } from '../realtime';
+import { onlyUserOf } from './access';
 import { LiveReply } from './live-reply';
 import { LiveReplies } from './live-replies';
 import { buildPrompt } from './prompt';
 import { ReplyWriter } from './reply-writer';
 import { storedCursor } from './stored-cursor';
+import type { AssistantTools } from './tool-runner';
 
 export interface StartReply {
   readonly principal: Principal;
@@ -38,7 +49,18 @@ export interface StartReply {
   /** The new dialogue's name; by default the beginning of what was said. */
   readonly name: string | null;
   readonly idempotency: { readonly key: string; readonly requestHash: string } | null;
+  /** The user's own name for the dialogue with this assistant: goes on in the dialogue of that name, or makes it. */
+  readonly session?: string;
+  /** What was said elsewhere before; counts only when the dialogue is a new one. */
+  readonly history?: readonly BranchMessage[];
+  /** Over those of the service and the assistant: temperature, max_tokens … */
+  readonly parameters?: Readonly<Record<string, unknown>>;
+  /** Told to whoever watches the dialogue, with the reply's id. */
+  readonly note?: string;
 }
+
+/** A reply that has begun in a watched dialogue, and the note of who began it. */
+export type OnReply = (replyId: MessageId, note: string) => void;
 
 export interface StartedReply {
   readonly dialogue: Dialogue;
@@ -54,7 +76,12 @@ const MAX_CHARS_PER_TOKEN = 4;
 const STOP_WAIT_MS = 10_000;
 const DRAIN_LAST_WAIT_MS = 5_000;
 
+/** Of one session, first turns at once: the second finds the first one's dialogue. */
+const SESSION_ATTEMPTS = 3;
+
 const stopTopic = 'replies.stop';
+const startTopic = (tenantId: TenantId, dialogueId: DialogueId): string =>
+  `replies.start.${tenantId}.${dialogueId}`;
 
 /**
  * An assistant's answer, from prompt to last piece, for every wire and knowing none. A reply belongs to nobody's
@@ -73,6 +100,7 @@ export class ReplyEngine implements OnModuleDestroy {
     private readonly assistants: AssistantsRepository,
     private readonly services: ModelServicesRepository,
     private readonly dialogues: DialoguesRepository,
+    private readonly sessions: SessionsRepository,
     private readonly writer: ReplyWriter,
     private readonly live: LiveReplies,
     private readonly streams: StreamLog,
@@ -100,34 +128,45 @@ export class ReplyEngine implements OnModuleDestroy {
       throw new AppError('NOT_FOUND', { message: 'No such assistant version.' });
     const service = await this.serviceFor(tenantId, input, version);
     if (input.parentId !== null && input.dialogueId === null) throw foreignParent();
+    const assistantId = version?.assistantId ?? null;
 
-    const draft: TurnDraft = {
+    const draftOf = (dialogueId: DialogueId | null): TurnDraft => ({
       tenantId,
       newDialogueId: this.ids.next(),
       rootId: this.ids.next(),
+      history: (input.history ?? []).map((one) => ({ ...one, id: this.ids.next() })),
       messageId: this.ids.next(),
       replyId: this.ids.next(),
-      dialogueId: input.dialogueId,
+      dialogueId,
       parentId: input.parentId,
       content: input.content,
       name: input.name ?? truncate(input.content, DEFAULT_NAME_CHARS),
       userId,
       createdBy: keyName,
       keyId,
-      assistantId: version?.assistantId ?? null,
+      assistantId,
       versionId: version?.id ?? null,
       modelServiceId: service.id,
       incarnation: this.nodes.incarnation,
       idempotency: input.idempotency,
+      onlyUser: onlyUserOf(input.principal),
+      session: input.session ?? null,
       maxHistoryChars: service.contextWindow * MAX_CHARS_PER_TOKEN,
-    };
-    const turn = await this.store(draft);
+    });
+    let draft: TurnDraft;
+    let turn: TurnOutcome;
+    let attempts = 0;
+    do {
+      draft = draftOf(await this.dialogueOf(input, assistantId));
+      turn = await this.store(draft);
+    } while (turn.outcome === 'session-taken' && (attempts += 1) < SESSION_ATTEMPTS);
     if (turn.outcome === 'repeated') return this.repeat(tenantId, turn, input);
     if (turn.outcome === 'no-dialogue') throw new AppError('NOT_FOUND', { message: 'No such dialogue.' });
     if (turn.outcome === 'no-parent') throw foreignParent();
-    if (turn.outcome === 'parent-in-progress') throw new AppError('REPLY_IN_PROGRESS');
+    if (turn.outcome === 'parent-in-progress' || turn.outcome === 'session-taken')
+      throw new AppError('REPLY_IN_PROGRESS');
 
-    const parameters = { ...service.parameters, ...version?.parameters };
+    const parameters = { ...service.parameters, ...version?.parameters, ...input.parameters };
     const reply = new LiveReply({
       tenantId,
       replyId: draft.replyId,
@@ -135,35 +174,60 @@ export class ReplyEngine implements OnModuleDestroy {
       keyId,
       keyName,
       userId,
-      assistantId: draft.assistantId,
+      assistantId,
       service,
       parameters,
       prompt: buildPrompt(version?.prompt ?? '', turn.branch, service.contextWindow, parameters),
+      tools: version && toolsOf(version),
     });
     // Before the work is dispatched: the first piece must find the log open.
     this.streams.open(tenantId, reply.id);
     this.live.add(reply);
+    this.bus.publish(startTopic(tenantId, turn.dialogue.id), `${reply.id}\n${input.note ?? ''}`);
     void this.writer.write(reply);
     return { dialogue: turn.dialogue, message: turn.message, replyId: reply.id, repeated: false };
   }
 
   /**
    * A reader of a reply, placed after piece number `after`. From the stream log while that holds it; afterwards, and
-   * for a reply whose writer died, the stored text as one piece with the end. Null when this tenant has no such reply.
+   * for a reply whose writer died, the stored text as one piece with the end. `asides`: what happened beside the text is told, too, while the stream log
+   * has it. Null when this tenant has no such reply.
    */
   async read(
     tenantId: TenantId,
     replyId: MessageId,
     after: number,
     wake: () => void,
+    asides = false,
   ): Promise<StreamCursor | null> {
-    const live = await this.streams.read(tenantId, replyId, after, wake);
+    const live = await this.streams.read(tenantId, replyId, after, wake, asides);
     return live ?? storedCursor(this.dialogues, tenantId, replyId, after, wake);
   }
 
   /** Closes a dialogue: its replies in progress end as `stopped`, with what they have. False: no such dialogue. */
-  async close(tenantId: TenantId, dialogueId: DialogueId): Promise<boolean> {
-    const replies = await this.dialogues.close(tenantId, dialogueId);
+  close(principal: Principal, dialogueId: DialogueId): Promise<boolean> {
+    return this.end(principal, dialogueId, true);
+  }
+
+  /** Stops what is being written in a dialogue, wherever that was begun; the dialogue stays open. False: no such dialogue. */
+  stop(principal: Principal, dialogueId: DialogueId): Promise<boolean> {
+    return this.end(principal, dialogueId, false);
+  }
+
+  /**
+   * Calls back for every reply that begins in the dialogue from now on, on any wire; who may watch is the caller's to
+   * have checked. Returns what ends it.
+   */
+  watch(tenantId: TenantId, dialogueId: DialogueId, onReply: OnReply): () => void {
+    return this.bus.subscribe(startTopic(tenantId, dialogueId), (text) => {
+      const cut = text.indexOf('\n');
+      onReply(text.slice(0, cut) as MessageId, text.slice(cut + 1));
+    });
+  }
+
+  private async end(principal: Principal, dialogueId: DialogueId, close: boolean): Promise<boolean> {
+    const how = { close, onlyUser: onlyUserOf(principal) };
+    const replies = await this.dialogues.stop(principal.tenantId, dialogueId, how);
     if (replies === null) return false;
     const here = replies.map((id) => this.live.get(id)).filter((reply) => reply !== undefined);
     // Elsewhere: a hint now, and the flag that its node looks at every second.
@@ -171,6 +235,15 @@ export class ReplyEngine implements OnModuleDestroy {
     for (const reply of here) reply.abort('stopped');
     await within(STOP_WAIT_MS, Promise.all(here.map(({ ended }) => ended)));
     return true;
+  }
+
+  private async dialogueOf(
+    { principal, dialogueId, session }: StartReply,
+    assistantId: AssistantId | null,
+  ): Promise<DialogueId | null> {
+    if (session === undefined || dialogueId !== null || assistantId === null) return dialogueId;
+    const { tenantId, userId } = principal;
+    return this.sessions.find({ tenantId, userId, assistantId, name: session }, onlyUserOf(principal));
   }
 
   /** Nest closes the sockets after this: readers see their replies end while there is time, and the rest as interrupted. */
@@ -185,7 +258,7 @@ export class ReplyEngine implements OnModuleDestroy {
     await within(DRAIN_LAST_WAIT_MS, Promise.all(rest.map(({ ended }) => ended)));
   }
 
-  private async store(draft: TurnDraft) {
+  private async store(draft: TurnDraft): Promise<TurnOutcome> {
     try {
       return await this.dialogues.storeTurn(draft);
     } catch (error) {
@@ -237,6 +310,11 @@ export class ReplyEngine implements OnModuleDestroy {
       throw new AppError('NOT_FOUND', { message: 'The reply of that Idempotency-Key has been erased.' });
     return { dialogue: stored.dialogue, message: stored.message, replyId: earlier.replyId, repeated: true };
   }
+}
+
+/** The tools that a version gives its assistant. */
+export function toolsOf({ assistantId, tools }: PublicVersion): AssistantTools {
+  return { assistantId, sources: tools };
 }
 
 function foreignParent(): AppError {

@@ -3,13 +3,12 @@ import { Injectable, Logger } from '@nestjs/common';
 import { AppError, ERRORS, wellFormed, type ErrorCode } from '../common';
 import { Config } from '../config';
 import { Database, tenantScope } from '../database';
-import { endReply, type FinalStatus } from '../messages';
+import { endReply, storeStep, type FinalStatus } from '../messages';
 import {
+  appErrorOf,
   estimatePromptTokens,
   estimateTokens,
   ProviderError,
-  TextDrivers,
-  type ProviderFailure,
   type TextResult,
   type TextUsage,
 } from '../model-services';
@@ -17,19 +16,11 @@ import { StreamLog, type StreamEnd } from '../realtime';
 import { creditsOf, recordUsage } from '../usage';
 import { LiveReplies } from './live-replies';
 import { ReplyAborted, type LiveReply } from './live-reply';
+import { ToolRunner, type ToolStep } from './tool-runner';
 
 /** While the database is away a finished reply waits in memory; after this it is given up to the log. */
 const GIVE_UP_STORING_MS = 15 * 60_000;
 const MAX_STORE_DELAY_MS = 2_000;
-
-const CODE_OF: Readonly<Record<ProviderFailure, ErrorCode>> = {
-  unreachable: 'PROVIDER_FAILED',
-  refused: 'PROVIDER_FAILED',
-  failed: 'PROVIDER_FAILED',
-  malformed: 'PROVIDER_FAILED',
-  timeout: 'PROVIDER_TIMEOUT',
-  'rate-limited': 'RATE_LIMITED',
-};
 
 interface Ending {
   readonly status: FinalStatus;
@@ -46,7 +37,7 @@ export class ReplyWriter {
   constructor(
     private readonly config: Config,
     private readonly database: Database,
-    private readonly drivers: TextDrivers,
+    private readonly tools: ToolRunner,
     private readonly streams: StreamLog,
     private readonly live: LiveReplies,
   ) {}
@@ -74,13 +65,13 @@ export class ReplyWriter {
   }
 
   private async ask(reply: LiveReply): Promise<Ending> {
-    const { service, prompt, parameters } = reply.settings;
+    const { service, prompt, parameters, tools } = reply.settings;
     const { signal } = reply.abortController;
     const maxChars = this.config.env.MAX_REPLY_CHARS;
     try {
       signal.throwIfAborted();
-      const result = await this.drivers.of(service.kind).stream(
-        { endpoint: service.endpoint, model: service.model, messages: prompt, parameters, signal },
+      const result = await this.tools.run(
+        { service, messages: prompt, parameters, signal, tools },
         {
           pieces: (pieces) => {
             if (signal.aborted) return;
@@ -91,9 +82,13 @@ export class ReplyWriter {
           },
           reasoning: (pieces) => {
             if (signal.aborted) return;
-            reply.reasoning += storable(pieces.join(''));
+            const content = storable(pieces.join(''));
+            reply.reasoning += content;
+            this.streams.aside(reply.id, { type: 'think', content });
             if (reply.reasoning.length > maxChars) reply.abortController.abort(new ReplyTooLong());
           },
+          aside: (aside) => this.streams.aside(reply.id, aside),
+          step: (step) => this.keep(reply, step),
         },
       );
       return { status: 'finished', result, attempts: result.attempts };
@@ -103,10 +98,19 @@ export class ReplyWriter {
       if (reason instanceof ReplyTooLong)
         return failed('PROVIDER_FAILED', 'The reply is over the length limit.', 1);
       if (reason instanceof ProviderError) {
-        return failed(CODE_OF[reason.failure], reason.message, reason.details.attempts);
+        return failed(appErrorOf(reason).code, reason.message, reason.details.attempts);
       }
       this.logger.error({ err: reason, replyId: reply.id }, 'unexpected failure while writing a reply');
       return failed('INTERNAL', ERRORS.INTERNAL.message, 1);
+    }
+  }
+
+  /** A database that is away costs the record of a call, not the reply. */
+  private async keep({ id, settings: { tenantId } }: LiveReply, step: ToolStep): Promise<void> {
+    try {
+      await this.database.one(tenantScope(tenantId), storeStep({ tenantId, replyId: id, ...step }));
+    } catch (error) {
+      this.logger.error({ err: error, replyId: id }, 'a call of a tool was not stored');
     }
   }
 

@@ -38,14 +38,18 @@ function admitOrigin(origin: string | undefined, { allowedOrigins }: Principal, 
   void reply.header('access-control-allow-origin', origin).header('vary', 'origin');
 }
 
-/** `x-api-key`, else `Authorization`; `tenant-id`; `user-id`. */
+/** `x-api-key`, else `Authorization`; `tenant-id`, where an OpenAI SDK asks its `organization`; `user-id`. */
 export function credentialsOf(request: FastifyRequest): Credentials {
   return {
     apiKey: header(request, 'x-api-key') ?? header(request, 'authorization'),
-    tenantId: header(request, 'tenant-id'),
+    tenantId: header(request, 'tenant-id') ?? organization(request),
     userId: header(request, 'user-id'),
     address: request.ip,
   };
+}
+
+function organization(request: FastifyRequest): string | undefined {
+  return /^\/+(api\/+)?v1\//.test(request.url) ? header(request, 'openai-organization') : undefined;
 }
 
 function header(request: FastifyRequest, name: string): string | undefined {

@@ -104,6 +104,7 @@ export class Authenticator implements BeforeApplicationShutdown {
       keyName: stored.name,
       scopes: stored.scopes,
       userId: userId ?? parts.id,
+      endUser: false,
       allowedOrigins: stored.allowedOrigins,
     };
   }
@@ -117,7 +118,15 @@ export class Authenticator implements BeforeApplicationShutdown {
       if (!found) throw new AppError('TENANT_NOT_PERMITTED');
       tenantId = id;
     }
-    return { tenantId, keyId: null, keyName: 'root', scopes: ALL_SCOPES, userId, allowedOrigins: [] };
+    return {
+      tenantId,
+      keyId: null,
+      keyName: 'root',
+      scopes: ALL_SCOPES,
+      userId,
+      endUser: false,
+      allowedOrigins: [],
+    };
   }
 
   /** Lazily: a busy key costs one update in ten seconds. A lost flush loses a time stamp, nothing else. */

@@ -4,6 +4,8 @@ export * from './api-keys.repository';
 export * from './audit-log.repository';
 export * from './auth.guard';
 export * from './authenticator';
+export * from './connection-limits';
+export * from './demo-tenant';
 export * from './root-key';
 export * from './tenancy.module';
 export * from './tenants.repository';

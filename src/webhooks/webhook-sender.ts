@@ -1,9 +1,8 @@
 import { createHmac } from 'node:crypto';
-import { lookup } from 'node:dns';
-import { isIP, type LookupFunction } from 'node:net';
+import { isIP } from 'node:net';
 import { Injectable, type OnApplicationShutdown } from '@nestjs/common';
 import { Agent, request } from 'undici';
-import { AppError, hostOf, isLoopback, isPrivateAddress, refuseAddresses } from '../common';
+import { AppError, guardedLookup, hostOf, isLoopback, isPrivateAddress, refuseAddresses } from '../common';
 import { Config } from '../config';
 import type { Delivery } from './webhooks.repository';
 
@@ -17,7 +16,7 @@ export class WebhookSender implements OnApplicationShutdown {
 
   constructor(private readonly config: Config) {
     this.agent = new Agent({
-      connect: { timeout: TIMEOUT_MS, lookup: this.guardedLookup },
+      connect: { timeout: TIMEOUT_MS, lookup: guardedLookup((address) => this.refused(address)) },
       headersTimeout: TIMEOUT_MS,
       bodyTimeout: TIMEOUT_MS,
       maxResponseSize: MAX_ANSWER_BYTES,
@@ -62,16 +61,6 @@ export class WebhookSender implements OnApplicationShutdown {
     await answer.dump({ limit: MAX_ANSWER_BYTES });
     if (statusCode < 200 || statusCode > 299) throw new Error(`answered ${statusCode}`);
   }
-
-  private readonly guardedLookup: LookupFunction = (host, options, callback) => {
-    lookup(host, { ...options, all: true }, (error, found) => {
-      const addresses = error ? [] : found.filter(({ address }) => !this.refused(address));
-      const [first] = addresses;
-      if (!first) callback(error ?? new Error('leads to a private address'), '');
-      else if (options.all) callback(null, addresses);
-      else callback(null, first.address, first.family);
-    });
-  };
 }
 
 /** `{"id","event","createdAt","data"}`; the same bytes at every attempt. */

@@ -244,7 +244,8 @@ describe('the wall of the repositories, with row-level security down', () => {
             })
           ).total,
         ).toBe(0);
-        expect(await dialogues.close(me, dialogueId)).toBeNull();
+        expect(await dialogues.stop(me, dialogueId, { close: true, onlyUser: null })).toBeNull();
+        expect(await dialogues.inProgress(me, dialogueId)).toEqual([]);
         expect(await dialogues.checkpointed(me, replyId)).toEqual({ content: '', reasoning: '' });
         expect(await services.resolve(me, acme.serviceId as ModelServiceId)).toBeNull();
         expect(
@@ -271,6 +272,9 @@ describe('the wall of the repositories, with row-level security down', () => {
           modelServiceId: rival.serviceId as ModelServiceId,
           incarnation: 1n,
           idempotency: null,
+          onlyUser: null,
+          session: null,
+          history: [],
           maxHistoryChars: 1000,
         };
         expect(await dialogues.storeTurn(draft)).toEqual({ outcome: 'no-dialogue' });

@@ -5,8 +5,17 @@ import { AppError, type ErrorCode } from '../errors';
 /** How one wire shows a failure. The first whose `prefix` fits the path is asked. */
 export interface ErrorShape {
   readonly prefix: RegExp;
-  readonly render: (error: AppError) => { status: number; body: unknown; contentType?: string };
+  readonly render: (error: AppError) => {
+    status: number;
+    body: unknown;
+    contentType?: string;
+    headers?: Readonly<Record<string, string>>;
+  };
 }
+
+const PLAIN: Pick<ErrorShape, 'render'> = {
+  render: ({ status, message, code }) => ({ status, body: { error: message, code } }),
+};
 
 const BY_STATUS: Readonly<Record<number, ErrorCode>> = {
   400: 'BAD_INPUT',
@@ -57,11 +66,10 @@ export class ErrorFilter implements ExceptionFilter {
       return;
     }
     const shape = this.shapes.find(({ prefix }) => prefix.test(pathOf(request)));
-    const { status, body, contentType } = shape
-      ? shape.render(error)
-      : { status: error.status, body: { error: error.message, code: error.code }, contentType: undefined };
+    const { status, body, contentType, headers } = (shape ?? PLAIN).render(error);
     if (error.retryAfterSeconds !== undefined)
       void reply.header('retry-after', String(Math.ceil(error.retryAfterSeconds)));
+    if (headers) void reply.headers(headers);
     void reply
       .status(status)
       .header('content-type', contentType ?? 'application/json; charset=utf-8')

@@ -1,7 +1,11 @@
+import { randomUUID } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
 
 const ALLOWED_HEADERS =
-  'authorization, content-type, idempotency-key, last-event-id, tenant-id, user-id, x-api-key';
+  'authorization, content-type, idempotency-key, last-event-id, openai-organization, openai-project, tenant-id, user-id, x-api-key, ' +
+  // what the official OpenAI SDKs send of themselves
+  'x-stainless-arch, x-stainless-lang, x-stainless-os, x-stainless-package-version, x-stainless-retry-count, ' +
+  'x-stainless-runtime, x-stainless-runtime-version, x-stainless-timeout';
 const MAX_AGE_SECONDS = 600;
 
 /**
@@ -31,6 +35,14 @@ export function forgiveEmptyBodies(server: FastifyInstance): void {
     const { headers } = request;
     if (headers['transfer-encoding'] === undefined && (headers['content-length'] ?? '0') === '0')
       delete headers['content-type'];
+    done();
+  });
+}
+
+/** `x-request-id` on every answer: what a client quotes when it asks what happened. */
+export function nameRequests(server: FastifyInstance): void {
+  server.addHook('onRequest', (_request, reply, done) => {
+    void reply.header('x-request-id', `req_${randomUUID().replaceAll('-', '')}`);
     done();
   });
 }

@@ -1,5 +1,5 @@
 import { createParser, type EventSourceParser } from 'eventsource-parser';
-import { ProviderError, type TextSink } from './text-driver';
+import { ProviderError, type TextSink, type ToolCallDelta } from './text-driver';
 
 /** One event larger than this is no piece of an answer. UTF-16 units. */
 const MAX_EVENT_CHARS = 1_048_576;
@@ -26,6 +26,12 @@ interface Delta {
   readonly content?: string | null;
   readonly reasoning_content?: string | null;
   readonly reasoning?: string | null;
+  readonly tool_calls?: readonly RawToolCall[] | null;
+}
+interface RawToolCall {
+  readonly index?: number;
+  readonly id?: string | null;
+  readonly function?: { readonly name?: string | null; readonly arguments?: unknown } | null;
 }
 
 /** Reads one answer's bytes into pieces, tolerating what "compatible" providers do differently. */
@@ -39,6 +45,7 @@ export class CompletionStream {
   private readonly parser: EventSourceParser;
   private pieces: string[] = [];
   private reasoning: string[] = [];
+  private toolCalls: ToolCallDelta[] = [];
   private heldText = '';
   private heldReasoning = '';
 
@@ -117,6 +124,7 @@ export class CompletionStream {
       const piece = this.heldReasoning ? whole.slice(0, -1) : whole;
       if (piece) this.reasoning.push(piece);
     }
+    if (Array.isArray(delta?.tool_calls)) this.toolCalls.push(...delta.tool_calls.flatMap(toolCall));
     if (choice.finish_reason) this.finishReason = choice.finish_reason;
   }
 
@@ -133,7 +141,29 @@ export class CompletionStream {
       this.spoke = true;
       this.sink.pieces(pieces);
     }
+    if (this.toolCalls.length > 0) {
+      const { toolCalls } = this;
+      this.toolCalls = [];
+      this.spoke = true;
+      this.sink.toolCalls?.(toolCalls);
+    }
   }
+}
+
+/** Some number no call of a whole answer, some send the arguments as an object. */
+function toolCall(raw: RawToolCall | null, place: number): ToolCallDelta[] {
+  if (typeof raw !== 'object' || raw === null) return [];
+  const { index, id, function: called } = raw;
+  const { name, arguments: given } = called ?? {};
+  const text = typeof given === 'object' && given !== null ? JSON.stringify(given) : given;
+  return [
+    {
+      index: Number.isInteger(index) ? index! : place,
+      ...(typeof id === 'string' && id && { id }),
+      ...(typeof name === 'string' && name && { name }),
+      ...(typeof text === 'string' && { arguments: text }),
+    },
+  ];
 }
 
 /** A high surrogate at the very end waits for its other half: nothing is cut inside a pair. */

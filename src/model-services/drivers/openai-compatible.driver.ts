@@ -13,6 +13,7 @@ import {
   type TextResult,
   type TextSink,
   type TextUsage,
+  type ToolCallDelta,
 } from './text-driver';
 
 const MAX_ERROR_BYTES = 65_536;
@@ -109,6 +110,11 @@ class OnceSink implements TextSink {
   reasoning(pieces: string[]): void {
     this.began = true;
     this.sink.reasoning(pieces);
+  }
+
+  toolCalls(deltas: ToolCallDelta[]): void {
+    this.began = true;
+    this.sink.toolCalls?.(deltas);
   }
 }
 

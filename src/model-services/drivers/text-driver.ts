@@ -7,6 +7,35 @@ export interface PromptMessage {
   readonly content: string;
 }
 
+/** A part of a message that is not one text: `text`, `image_url` …, as the OpenAI API has it. */
+export type ContentPart = { readonly type: string } & Readonly<Record<string, unknown>>;
+
+export interface ToolCall {
+  readonly id: string;
+  readonly type: 'function';
+  readonly function: {
+    readonly name: string;
+    /** JSON, as the model wrote it. */ readonly arguments: string;
+  };
+}
+
+/** Any message that a provider takes; what a client or a tool loop sends beside plain prompts. */
+export interface ChatMessage {
+  readonly role: 'system' | 'developer' | 'user' | 'assistant' | 'tool';
+  readonly content?: string | readonly ContentPart[] | null;
+  readonly name?: string;
+  readonly tool_calls?: readonly ToolCall[];
+  readonly tool_call_id?: string;
+}
+
+/** A piece of a call: the first of an `index` has id and name, the arguments come bit by bit. */
+export interface ToolCallDelta {
+  readonly index: number;
+  readonly id?: string;
+  readonly name?: string;
+  readonly arguments?: string;
+}
+
 /** Milliseconds. `firstPiece` runs from the request's start to the first answer or reasoning text, `idle` between two network reads after it. */
 export interface ProviderTimeouts {
   readonly connectTimeoutMs: number;
@@ -28,7 +57,7 @@ export interface TextRequest {
   readonly endpoint: ProviderEndpoint;
   /** The upstream's own name of the model. */
   readonly model: string;
-  readonly messages: readonly PromptMessage[];
+  readonly messages: readonly ChatMessage[];
   /** Default parameters of the service and the assistant, already merged: temperature, max_tokens, … */
   readonly parameters: Readonly<Record<string, unknown>>;
   readonly signal: AbortSignal;
@@ -39,6 +68,8 @@ export interface TextSink {
   pieces(pieces: string[]): void;
   /** `reasoning_content`: kept apart from the answer. */
   reasoning(pieces: string[]): void;
+  /** Absent: who asked gave the model no tools. */
+  toolCalls?(deltas: ToolCallDelta[]): void;
 }
 
 export interface TextUsage {

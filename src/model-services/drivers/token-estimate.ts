@@ -1,4 +1,4 @@
-import type { PromptMessage } from './text-driver';
+import type { ChatMessage } from './text-driver';
 
 /** What a message costs beside its text, in the formats that providers use. */
 export const MESSAGE_OVERHEAD_TOKENS = 4;
@@ -11,6 +11,21 @@ export function estimateTokens(text: string): number {
   return other + Math.ceil((text.length - other) / ASCII_CHARS_PER_TOKEN);
 }
 
-export function estimatePromptTokens(messages: readonly PromptMessage[]): number {
-  return messages.reduce((sum, { content }) => sum + estimateTokens(content) + MESSAGE_OVERHEAD_TOKENS, 0);
+/** An image or a file, whatever its size: providers' own counts differ by more than a better guess would. */
+const PART_TOKENS = 512;
+
+export function estimatePromptTokens(messages: readonly ChatMessage[]): number {
+  return messages.reduce((sum, message) => sum + contentTokens(message) + MESSAGE_OVERHEAD_TOKENS, 0);
+}
+
+function contentTokens({ content, tool_calls: calls = [] }: ChatMessage): number {
+  const called = calls.reduce(
+    (sum, call) => sum + estimateTokens(call.function.name + call.function.arguments),
+    0,
+  );
+  if (typeof content === 'string') return called + estimateTokens(content);
+  return (content ?? []).reduce(
+    (sum, part) => sum + (typeof part.text === 'string' ? estimateTokens(part.text) : PART_TOKENS),
+    called,
+  );
 }

@@ -1,6 +1,5 @@
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http';
-import type { MessageId } from '../common';
-import type { StreamBatch, StreamCursor } from '../realtime';
+import type { StreamBatch, StreamCursor } from './stream-log';
 
 /** An idle stream gets a comment this often, so that nothing between us and the client takes it for dead. */
 const KEEP_ALIVE_MS = 15_000;
@@ -103,9 +102,4 @@ export class SseStream {
       else if (!stream.blocked && quiet > KEEP_ALIVE_MS - TICK_MS) stream.write(': keep-alive\n\n');
     }
   }
-}
-
-/** `<messageId>:<n>`: the event id that `Last-Event-ID` brings back. */
-export function eventId(messageId: MessageId, number: number): string {
-  return `${messageId}:${number}`;
 }

@@ -1,8 +1,8 @@
 import type { Config } from '../config';
-import type { TenantSettings } from '../tenancy';
+import type { TenantSettings } from './tenants.repository';
 
 /** What one tenant's connections may do: the installation's limits under the tenant's own. */
-export interface ImLimits {
+export interface ConnectionLimits {
   readonly tokensPerMinute: number;
   readonly framesPerSecond: number;
   readonly framesBurst: number;
@@ -14,7 +14,7 @@ export interface ImLimits {
 }
 
 /** The tenant's `limits` have these names with an `im` before: `imFramesPerSecond` and so on. */
-export function limitsOf({ env }: Config, settings: Pick<TenantSettings, 'limits'>): ImLimits {
+export function limitsOf({ env }: Config, settings: Pick<TenantSettings, 'limits'>): ConnectionLimits {
   const own = (name: string, installation: number): number => {
     const value = settings.limits[name];
     return typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : installation;

@@ -1,0 +1,136 @@
+import type { MessageId } from '../common';
+import type { StreamBatch } from '../realtime';
+import type { ReplyEngine } from '../replies';
+import type { ChannelConnection } from './channel-connection';
+import type { ShownReply } from './views';
+
+/** A reply that is to be shown. */
+export interface Wanted {
+  readonly replyId: MessageId;
+  readonly requestId?: string;
+  readonly stream: boolean;
+  /** UTF-16 units that the client has already. */
+  readonly offset: number;
+}
+
+const PIECES_A_TAKE = 200;
+/** Replies that were shown, so that a second hint of one shows it once. */
+const MAX_REMEMBERED = 1_000;
+
+/** What one connection is shown of one session: its replies, one after the other, each from its own place in the log. */
+export class Feed {
+  private readonly queue: Wanted[] = [];
+  private readonly shown = new Set<MessageId>();
+  private running = false;
+  private closed = false;
+  private wake = (): void => undefined;
+
+  constructor(
+    private readonly connection: ChannelConnection,
+    private readonly replies: ReplyEngine,
+    private readonly about: { readonly agentId: string; readonly sessionId: string },
+    private readonly failed: (error: unknown) => void,
+  ) {}
+
+  /** A reply that has begun; a second time it is nothing new. */
+  show(wanted: Wanted): void {
+    if (this.shown.has(wanted.replyId)) return;
+    this.again(wanted);
+  }
+
+  /** A reply that the client asks for itself. */
+  again(wanted: Wanted): void {
+    this.shown.add(wanted.replyId);
+    const [oldest] = this.shown;
+    if (this.shown.size > MAX_REMEMBERED) this.shown.delete(oldest!);
+    this.queue.push(wanted);
+    void this.run();
+  }
+
+  close(): void {
+    this.closed = true;
+    this.wake();
+  }
+
+  private async run(): Promise<void> {
+    if (this.running) return;
+    this.running = true;
+    try {
+      for (let next = this.queue.shift(); next && !this.closed; next = this.queue.shift())
+        await this.follow(next);
+    } catch (error) {
+      this.failed(error);
+    } finally {
+      this.running = false;
+    }
+  }
+
+  private async follow({ replyId, requestId, stream, offset: from }: Wanted): Promise<void> {
+    const { connection } = this;
+    const { view, principal } = connection;
+    const shown: ShownReply = {
+      ...this.about,
+      messageId: replyId,
+      stream,
+      ...(requestId !== undefined && { requestId }),
+    };
+    const cursor = await this.replies.read(principal.tenantId, replyId, 0, () => this.wake(), view.asides);
+    if (!cursor) return;
+    try {
+      if (from === 0) connection.say(...view.begin(shown));
+      let text = '';
+      let offset = 0;
+      for (;;) {
+        const woken = new Promise<void>((resolve) => (this.wake = resolve));
+        if (this.closed || !connection.open) return;
+        const batch = cursor.take(PIECES_A_TAKE);
+        if (!batch) {
+          if (cursor.exhausted) return;
+          await woken;
+          continue;
+        }
+        if (!stream) text += batch.pieces.join('');
+        offset = batch.offset + batch.pieces.reduce((sum, { length }) => sum + length, 0);
+        connection.say(...view.pieces(shown, after(batch, from)));
+        if (batch.end) {
+          connection.say(...view.end(shown, batch.end, offset, text));
+          return;
+        }
+        if (connection.congested) await connection.writable();
+      }
+    } finally {
+      cursor.close();
+    }
+  }
+}
+
+/**
+ * What of a batch comes after so many units of the reply; what happened beside the text right there is told again.
+ * A place inside a surrogate pair counts as before it.
+ */
+export function after(batch: StreamBatch, from: number): StreamBatch {
+  if (batch.offset >= from) return batch;
+  let { offset } = batch;
+  let skipped = 0;
+  for (const piece of batch.pieces) {
+    if (offset + piece.length > from) break;
+    offset += piece.length;
+    skipped += 1;
+  }
+  const pieces = batch.pieces.slice(skipped);
+  const [cut] = pieces;
+  if (cut !== undefined && offset < from) {
+    const at = pairStart(cut, from - offset);
+    pieces[0] = cut.slice(at);
+    offset += at;
+  }
+  const first = batch.first + skipped;
+  const asides = batch.asides?.filter((one) => one.after >= first - 1);
+  return { ...batch, first, offset, pieces, ...(asides && { asides }) };
+}
+
+function pairStart(text: string, at: number): number {
+  const low = text.charCodeAt(at);
+  const high = text.charCodeAt(at - 1);
+  return low >= 0xdc00 && low <= 0xdfff && high >= 0xd800 && high <= 0xdbff ? at - 1 : at;
+}

@@ -1,0 +1,113 @@
+import { Ajv } from 'ajv';
+
+/** What a client sends (protocols/agent-channel.md, "Client → server"). Fields it does not know are ignored. */
+export type ClientFrame = ChatFrame | PingFrame | SubscribeFrame | CancelFrame | ResumeFrame;
+
+interface Common {
+  readonly requestId?: string;
+}
+export interface ChatFrame extends Common {
+  readonly type: 'chat';
+  readonly agentId?: string;
+  readonly sessionId?: string;
+  readonly message: string;
+  readonly stream?: boolean;
+  readonly modelServiceId?: string | number;
+}
+export interface PingFrame extends Common {
+  readonly type: 'ping';
+}
+export interface SubscribeFrame extends Common {
+  readonly type: 'subscribe';
+  readonly agentId?: string;
+  readonly sessionId?: string;
+}
+export interface CancelFrame extends Common {
+  readonly type: 'cancel';
+  readonly agentId?: string;
+  readonly sessionId?: string;
+}
+export interface ResumeFrame extends Common {
+  readonly type: 'resume';
+  readonly agentId?: string;
+  readonly sessionId?: string;
+  readonly messageId: string | number;
+  readonly offset?: number;
+}
+
+export const MAX_MESSAGE_CHARS = 32_000;
+const MAX_SESSION_CHARS = 128;
+
+const text = (minLength: number, maxLength: number) => ({ type: 'string', minLength, maxLength });
+const id = {
+  anyOf: [
+    { type: 'string', pattern: '^\\d{1,19}$' },
+    { type: 'integer', minimum: 0 },
+  ],
+};
+const session = { agentId: text(1, 128), sessionId: text(1, MAX_SESSION_CHARS), requestId: text(0, 128) };
+const SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
+  chat: {
+    type: 'object',
+    required: ['message'],
+    properties: {
+      ...session,
+      message: text(1, MAX_MESSAGE_CHARS),
+      stream: { type: 'boolean' },
+      modelServiceId: id,
+    },
+  },
+  ping: { type: 'object', properties: { requestId: session.requestId } },
+  subscribe: { type: 'object', properties: session },
+  cancel: { type: 'object', properties: session },
+  resume: {
+    type: 'object',
+    required: ['messageId'],
+    properties: { ...session, messageId: id, offset: { type: 'integer', minimum: 0 } },
+  },
+};
+
+const ajv = new Ajv();
+const validators = new Map(Object.entries(SCHEMAS).map(([type, schema]) => [type, ajv.compile(schema)]));
+
+/** A frame that is not one of these; `requestId` where it could be read. */
+export class BadFrame extends Error {
+  constructor(
+    message: string,
+    readonly requestId?: string,
+  ) {
+    super(message);
+  }
+}
+
+/** Throws BadFrame, whose message names the field. */
+export function parseFrame(data: string): ClientFrame {
+  let frame: unknown;
+  try {
+    frame = JSON.parse(data);
+  } catch {
+    throw new BadFrame('the frame is not valid JSON');
+  }
+  if (typeof frame !== 'object' || frame === null || Array.isArray(frame)) {
+    throw new BadFrame('the frame is not a JSON object');
+  }
+  const given = frame as Record<string, unknown>;
+  const requestId =
+    typeof given.requestId === 'string' && given.requestId.length <= 128 ? given.requestId : undefined;
+  const validate = validators.get(given.type as string);
+  if (!validate) throw new BadFrame(`type: must be one of ${[...validators.keys()].join(', ')}`, requestId);
+  for (const key of ['agentId', 'sessionId', 'requestId', 'modelServiceId'])
+    if (given[key] === null) delete given[key];
+  if (!validate(frame)) {
+    const [error] = validate.errors ?? [];
+    const field =
+      error?.instancePath.slice(1) || (error?.params as { missingProperty?: string }).missingProperty;
+    throw new BadFrame(
+      `${field}: ${error?.keyword === 'required' ? 'is required' : error?.message}`,
+      requestId,
+    );
+  }
+  const nul = Object.entries(given).find(([, value]) => typeof value === 'string' && value.includes('\0'));
+  if (nul) throw new BadFrame(`${nul[0]}: must not contain NUL`, requestId);
+  return frame as ClientFrame;
+}

@@ -1,0 +1,49 @@
+import type { Contact } from '../assistants';
+import type { DialogueId, MessageId, ModelServiceId, Principal } from '../common';
+import type { Feed, Wanted } from './feed';
+
+/** A message that waits for its turn in a session. */
+export interface Chat {
+  readonly principal: Principal;
+  readonly content: string;
+  readonly stream: boolean;
+  readonly requestId?: string;
+  readonly modelServiceId: ModelServiceId | null;
+  readonly failed: (error: unknown) => void;
+}
+
+/** One session as this process knows it: who is watching, and what waits to be said. */
+export class Session {
+  readonly feeds = new Set<Feed>();
+  readonly waiting: Chat[] = [];
+  running = false;
+  /** Null until the first turn is stored. */
+  dialogueId: DialogueId | null = null;
+  unwatch: (() => void) | undefined;
+
+  constructor(
+    readonly contact: Contact,
+    readonly name: string,
+  ) {}
+
+  get idle(): boolean {
+    return this.feeds.size === 0 && this.waiting.length === 0 && !this.running;
+  }
+
+  show(wanted: Wanted): void {
+    for (const feed of this.feeds) feed.show(wanted);
+  }
+}
+
+/** What goes with a reply to whoever watches its dialogue, on whatever node. */
+export function noteOf({ requestId, stream }: Pick<Chat, 'requestId' | 'stream'>): string {
+  return stream && requestId === undefined ? '' : JSON.stringify({ requestId, stream });
+}
+
+/** The other way; of a reply begun on another wire there is nothing to read. */
+export function wantedOf(replyId: MessageId, note: string): Wanted {
+  const told = note.startsWith('{')
+    ? (JSON.parse(note) as { requestId?: string; stream: boolean })
+    : { stream: true };
+  return { replyId, offset: 0, ...told };
+}

@@ -1,0 +1,29 @@
+import { crc32, inflateSync } from 'node:zlib';
+import { demoEmbedding, demoImage, demoTranscript } from './builtin-media';
+
+describe('the built-in demo', () => {
+  it('embeds the same text as the same unit vector', () => {
+    const vector = demoEmbedding('中国');
+    expect(vector).toHaveLength(64);
+    expect(Math.hypot(...vector)).toBeCloseTo(1, 12);
+    expect(demoEmbedding('中国')).toEqual(vector);
+    expect(demoEmbedding('中國')).not.toEqual(vector);
+    expect(demoEmbedding('', 3)).toHaveLength(3);
+  });
+
+  it('draws a PNG in one colour, which the prompt decides', () => {
+    const png = demoImage('a cat', 0);
+    const length = png.readUInt32BE(33);
+    expect(png.toString('latin1', 37, 41)).toBe('IDAT');
+    expect(png.readUInt32BE(41 + length)).toBe(crc32(png.subarray(37, 41 + length)));
+    const rows = inflateSync(png.subarray(41, 41 + length));
+    expect(rows).toHaveLength(64 * 193);
+    expect([...rows.subarray(1, 4)]).toEqual([...rows.subarray(-3)]);
+    expect(demoImage('a cat', 0).equals(png)).toBe(true);
+    expect(demoImage('a cat', 1).equals(png)).toBe(false);
+  });
+
+  it('says that it did not listen', () => {
+    expect(demoTranscript('wav', 5)).toMatch(/demo model.* 5 bytes of wav/);
+  });
+});

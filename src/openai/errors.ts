@@ -1,0 +1,58 @@
+import type { AppError, ErrorCode } from '../common';
+import type { ErrorShape } from '../common/http';
+
+export interface OpenAiError {
+  readonly message: string;
+  readonly type: string;
+  /** The field as the client wrote it: `messages[0].role`. */
+  readonly param: string | null;
+  readonly code: string | null;
+}
+
+const REQUEST = 'invalid_request_error';
+const TYPES: Readonly<Partial<Record<ErrorCode, readonly [type: string, code: string | null]>>> = {
+  BAD_INPUT: [REQUEST, null],
+  UNAUTHENTICATED: [REQUEST, 'invalid_api_key'],
+  TENANT_NOT_PERMITTED: [REQUEST, 'invalid_api_key'],
+  TENANT_SUSPENDED: [REQUEST, 'account_deactivated'],
+  FORBIDDEN: [REQUEST, 'insufficient_permissions'],
+  ORIGIN_NOT_ALLOWED: [REQUEST, 'origin_not_allowed'],
+  NOT_FOUND: [REQUEST, 'model_not_found'],
+  CONFLICT: [REQUEST, 'conflict'],
+  REPLY_IN_PROGRESS: [REQUEST, 'reply_in_progress'],
+  BODY_TOO_LARGE: [REQUEST, 'request_too_large'],
+  UNSUPPORTED_MEDIA_TYPE: [REQUEST, null],
+  IDEMPOTENCY_MISMATCH: [REQUEST, 'idempotency_mismatch'],
+  RATE_LIMITED: ['rate_limit_error', 'rate_limit_exceeded'],
+};
+
+/** What is wrong for good, however often it is sent again. The SDKs ask again after 408, 409, 429 and any 5xx unless told. */
+const FOR_GOOD: ReadonlySet<ErrorCode> = new Set(['CONFLICT', 'INTERNAL']);
+
+/** `{"error":{"message","type","param","code"}}` (protocols/openai.md). */
+export function openAiError(error: AppError): OpenAiError {
+  const [type, code] = TYPES[error.code] ?? ['api_error', null];
+  const field = error.code === 'BODY_TOO_LARGE' ? 'body' : error.errors[0]?.field;
+  return {
+    message: error.message,
+    type,
+    param: field?.replace(/\.(\d+)(?=\.|$)/g, '[$1]') ?? null,
+    code: error.code === 'NOT_FOUND' && error.message === 'No such path.' ? 'unknown_url' : code,
+  };
+}
+
+export const openAiErrors: ErrorShape = {
+  prefix: /^\/(v1|api\/v1\/(models|chat|embeddings|images|audio))(\/|$)/,
+  render: (error) => ({
+    // A body over the limit is a bad request like any other here.
+    status: error.code === 'BODY_TOO_LARGE' ? 400 : error.status,
+    body: { error: openAiError(error) },
+    headers: shouldRetry(error),
+  }),
+};
+
+/** `x-should-retry`, which the official SDKs obey; without it they go by the status. */
+function shouldRetry({ code, status }: AppError): Record<string, string> {
+  if (FOR_GOOD.has(code)) return { 'x-should-retry': 'false' };
+  return status === 429 || status >= 500 || code === 'REPLY_IN_PROGRESS' ? { 'x-should-retry': 'true' } : {};
+}

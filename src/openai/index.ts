@@ -1,0 +1,3 @@
+export { openAiErrors } from './errors';
+export * from './media.module';
+export * from './openai.module';

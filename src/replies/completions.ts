@@ -1,0 +1,213 @@
+import { Injectable, Logger, type OnModuleDestroy } from '@nestjs/common';
+import { AppError, IdGenerator, within, type AssistantId, type MessageId, type Principal } from '../common';
+import { Config } from '../config';
+import { Database, tenantScope } from '../database';
+import {
+  appErrorOf,
+  estimatePromptTokens,
+  estimateTokens,
+  ProviderError,
+  type ChatMessage,
+  type ResolvedService,
+  type TextResult,
+  type TextSink,
+  type TextUsage,
+  type ToolCallDelta,
+} from '../model-services';
+import { creditsOf, recordUsage } from '../usage';
+import { LiveReplies } from './live-replies';
+import { ToolRunner, type AssistantTools } from './tool-runner';
+
+export interface CompletionRequest {
+  readonly principal: Principal;
+  readonly id: MessageId;
+  readonly service: ResolvedService;
+  readonly assistantId: AssistantId | null;
+  readonly messages: readonly ChatMessage[];
+  readonly parameters: Readonly<Record<string, unknown>>;
+  /** Aborted: the client has gone. Ends the provider's request, and the completion as `stopped`. */
+  readonly signal: AbortSignal;
+  readonly tools: AssistantTools | null;
+}
+
+export interface Completion {
+  readonly finishReason: string;
+  readonly usage: TextUsage;
+}
+
+const DRAIN_LAST_WAIT_MS = 5_000;
+
+/** A client that waits for the rest of it is told that it was cut off by a restart. */
+class Interrupted extends Error {}
+class TooLong extends Error {}
+
+/**
+ * Answers that nobody keeps: a model is asked what the client says, and the client gets what the model says. Of all
+ * that only the usage is stored, one ledger row whatever the ending, before the client is told of it.
+ */
+@Injectable()
+export class Completions implements OnModuleDestroy {
+  private readonly logger = new Logger(Completions.name);
+  private readonly running = new Map<Promise<unknown>, AbortController>();
+  private draining = false;
+
+  constructor(
+    private readonly config: Config,
+    private readonly database: Database,
+    private readonly ids: IdGenerator,
+    private readonly tools: ToolRunner,
+    private readonly live: LiveReplies,
+  ) {}
+
+  newId(): MessageId {
+    return this.ids.next();
+  }
+
+  /**
+   * Streams into `sink` and resolves when the usage is stored. Throws PROVIDER_FAILED, PROVIDER_TIMEOUT, RATE_LIMITED,
+   * BAD_INPUT (the provider found the request wrong), OVERLOADED, SHUTTING_DOWN; the signal's reason when aborted.
+   */
+  run(request: CompletionRequest, sink: TextSink): Promise<Completion> {
+    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    if (this.running.size + this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
+      throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
+    }
+    const controller = new AbortController();
+    const leave = (): void => controller.abort(request.signal.reason);
+    if (request.signal.aborted) leave();
+    else request.signal.addEventListener('abort', leave, { once: true });
+    const run = this.complete(request, sink, controller).finally(() => {
+      request.signal.removeEventListener('abort', leave);
+      this.running.delete(run);
+    });
+    this.running.set(run, controller);
+    return run;
+  }
+
+  async onModuleDestroy(): Promise<void> {
+    this.draining = true;
+    await within(this.config.env.DRAIN_TIMEOUT_MS, Promise.allSettled(this.running.keys()));
+    for (const controller of this.running.values()) controller.abort(new Interrupted());
+    await within(DRAIN_LAST_WAIT_MS, Promise.allSettled(this.running.keys()));
+  }
+
+  private async complete(
+    request: CompletionRequest,
+    sink: TextSink,
+    controller: AbortController,
+  ): Promise<Completion> {
+    const { service, messages, parameters, tools } = request;
+    const { signal } = controller;
+    const counted = new CountingSink(
+      sink,
+      () => controller.abort(new TooLong()),
+      this.config.env.MAX_REPLY_CHARS,
+    );
+    const startedAt = Date.now();
+    let result: TextResult | undefined;
+    let failure: unknown;
+    try {
+      signal.throwIfAborted();
+      result = await this.tools.run({ service, messages, parameters, signal, tools }, counted);
+    } catch (error) {
+      failure = signal.aborted ? signal.reason : error;
+    }
+    const usage = result?.usage ?? estimate(messages, counted.written);
+    await this.record(request, {
+      usage,
+      estimated: !result?.usage,
+      attempts: result?.attempts ?? (failure instanceof ProviderError ? failure.details.attempts : 1),
+      outcome: result ? 'finished' : outcomeOf(failure, request.signal),
+      firstPieceMs: counted.firstAt === undefined ? null : counted.firstAt - startedAt,
+      latencyMs: Date.now() - startedAt,
+    });
+    if (result)
+      return { usage, finishReason: result.finishReason ?? (counted.calledTools ? 'tool_calls' : 'stop') };
+    throw this.tellable(failure, request.signal);
+  }
+
+  /** A database that is away costs the row, and says so: the client's answer is not worth less for it. */
+  private async record(
+    { principal, id, assistantId, service }: CompletionRequest,
+    ending: {
+      readonly usage: TextUsage;
+      readonly estimated: boolean;
+      readonly attempts: number;
+      readonly outcome: 'finished' | 'stopped' | 'interrupted' | 'failed';
+      readonly firstPieceMs: number | null;
+      readonly latencyMs: number;
+    },
+  ): Promise<void> {
+    const { usage, ...rest } = ending;
+    const { tenantId, keyId, userId } = principal;
+    const credits = creditsOf(usage, service);
+    const row = { messageId: id, tenantId, keyId, userId, assistantId, modelServiceId: service.id, credits };
+    try {
+      await this.database.one(tenantScope(tenantId), recordUsage({ ...row, ...usage, ...rest }));
+    } catch (error) {
+      this.logger.error({ err: error, usage: { ...row, ...usage } }, 'usage of a completion not stored');
+    }
+  }
+
+  private tellable(failure: unknown, signal: AbortSignal): unknown {
+    if (signal.aborted && failure === signal.reason) return failure;
+    if (failure instanceof Interrupted) return new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    if (failure instanceof TooLong)
+      return new AppError('PROVIDER_FAILED', { message: 'The reply is over the length limit.' });
+    if (failure instanceof ProviderError) {
+      const { status } = failure.details;
+      // What the client asked for is what the provider refused, not us or our credential.
+      const theirs = failure.failure === 'refused' && (status === 400 || status === 413 || status === 422);
+      return theirs
+        ? new AppError('BAD_INPUT', { message: failure.message, cause: failure })
+        : appErrorOf(failure);
+    }
+    return failure;
+  }
+}
+
+function estimate(messages: readonly ChatMessage[], written: string): TextUsage {
+  const promptTokens = estimatePromptTokens(messages);
+  const completionTokens = estimateTokens(written);
+  return { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens };
+}
+
+function outcomeOf(failure: unknown, signal: AbortSignal): 'stopped' | 'interrupted' | 'failed' {
+  if (failure instanceof Interrupted) return 'interrupted';
+  return signal.aborted && failure === signal.reason ? 'stopped' : 'failed';
+}
+
+/** Passes on and keeps account: what was written, when the first of it came, and that it does not grow without end. */
+class CountingSink implements TextSink {
+  written = '';
+  firstAt: number | undefined;
+  calledTools = false;
+
+  constructor(
+    private readonly sink: TextSink,
+    private readonly tooLong: () => void,
+    private readonly maxChars: number,
+  ) {}
+
+  pieces(pieces: string[]): void {
+    this.count(pieces.join(''));
+    this.sink.pieces(pieces);
+  }
+
+  reasoning(pieces: string[]): void {
+    this.count(pieces.join(''));
+    this.sink.reasoning(pieces);
+  }
+
+  toolCalls(deltas: ToolCallDelta[]): void {
+    this.calledTools = true;
+    this.count(deltas.map(({ name = '', arguments: text = '' }) => name + text).join(''));
+    this.sink.toolCalls?.(deltas);
+  }
+
+  private count(text: string): void {
+    this.firstAt ??= Date.now();
+    this.written += text;
+    if (this.written.length > this.maxChars) this.tooLong();
+  }
+}
