@@ -3,7 +3,6 @@ import type { Dialogue, DialogueMessage } from '../messages';
 import type { BatchFormat } from '../realtime';
 import { dialogueRecord } from './records';
 
-
 /** `<messageId>:<n>`: the event id that `Last-Event-ID` brings back. */
 function eventId(messageId: MessageId, number: number): string {
   return `${messageId}:${number}`;
