@@ -87,7 +87,7 @@ export class Admission {
   }
 
   private async byToken(given: string): Promise<{ principal: Principal; token: UserToken }> {
-    const token = await this.tokens.read(given);
+    const token = await this.tokens.read(given, ['im', 'channel']);
     if (!token || this.access.isRevoked(token)) throw invalid();
     if (token.keyId && !(await this.authenticator.keyStands(token.keyId))) throw invalid();
     const { tenantId, userId, keyId } = token;

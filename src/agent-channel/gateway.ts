@@ -28,7 +28,7 @@ interface Opening extends Admitted {
   readonly greet: boolean;
 }
 
-const DEFAULT_AGENT = 'main';
+export const DEFAULT_AGENT = 'main';
 const PATH = /^\/api\/v1\/(?:agents\/([^/]{1,400})\/)?ws\/?$/;
 /** Frames of one connection that wait for an earlier one; past it the socket is read no further. */
 const MAX_WAITING_FRAMES = 64;

@@ -69,6 +69,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     messenger: Messenger,
   ) {
     messenger.whenAsked(() => void this.work());
+    replies.whenToldElsewhere(() => void this.work());
   }
 
   onApplicationBootstrap(): void {
@@ -108,7 +109,8 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
   private async answer(request: ReplyRequest): Promise<void> {
     try {
       const contact = await this.assistants.findContact(request.tenantId, { id: request.assistantId });
-      if (contact?.versionId) {
+      if (contact && request.replyId) await this.retell(request, contact, request.replyId);
+      else if (contact?.versionId) {
         const { replyId, outcome } = await this.reply(request, contact);
         await this.append(request, contact, replyId, outcome);
       }
@@ -163,6 +165,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
       name: null,
       // Taken up again after a crash, it finds the reply it began.
       idempotency: { key: `im:${messageId}`, requestHash: messageId },
+      tellConversation: false,
     });
     return { dialogueId: dialogue.id, replyId };
   }
@@ -200,13 +203,32 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     });
   }
 
+  /** A turn that was begun on another wire: what was said, and the reply as it comes. */
+  private async retell(request: ReplyRequest, contact: Contact, replyId: MessageId): Promise<void> {
+    const { messageId, sender, frame: content } = request;
+    const frame = JSON.stringify({
+      type: 'single',
+      source: sender,
+      target: ASSISTANT_PREFIX + contact.slug,
+      msgType: 'text',
+      msg: { msgId: messageId, timestamp: Date.now(), content },
+    });
+    const told = { ...request, frame };
+    await this.store(told, {
+      id: this.ids.next(),
+      sender,
+      dedupe: `${sender}\nwire:${messageId}\n`,
+      frame,
+    });
+    await this.append(told, contact, replyId, await this.follow(told, replyId));
+  }
+
   private async append(
     request: ReplyRequest,
     contact: Contact,
     id: MessageId,
     { text, end }: Outcome,
   ): Promise<void> {
-    const { tenantId, conversationId, sender: user } = request;
     const { type, source, target } = parseExact(request.frame);
     const group = type === 'group';
     const sender = ASSISTANT_PREFIX + contact.assistantId;
@@ -224,16 +246,22 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
         inReplyTo: request.messageId,
       },
     });
+    // One answer a request, whoever comes to write it.
+    await this.store(request, { id, sender, dedupe: `${sender}\n${request.messageId}\n`, frame });
+  }
+
+  /** Appends to the conversation of the request, and tells it to who is there. A second time it changes nothing. */
+  private async store(
+    { tenantId, conversationId, sender: user }: ReplyRequest,
+    said: Pick<LogEntry, 'id' | 'sender' | 'frame'> & { readonly dedupe: string },
+  ): Promise<void> {
+    const { id, sender, frame } = said;
     const result = await this.log.store({
-      id,
+      ...said,
       tenantId,
       conversationId,
-      sender,
       client: '',
-      // One answer a request, whoever comes to write it.
-      dedupe: `${sender}\n${request.messageId}\n`,
       clientTime: Date.now(),
-      frame,
       only: null,
       assistantId: null,
     });
@@ -248,7 +276,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
       recalled: false,
     };
     const message = new LiveMessage(entry);
-    if (group) this.hub.publishGroup(conversationId, message);
+    if (isGroup(frame)) this.hub.publishGroup(conversationId, message);
     else this.hub.publishSingle(tenantId, [user], message);
   }
 

@@ -27,6 +27,7 @@ import {
   stopDialogue,
   storeFirstTurn,
   storeTurn,
+  tellConversation,
 } from './turn-statements';
 
 export interface DialogueListQuery {
@@ -80,6 +81,7 @@ export class DialoguesRepository {
     const branch = draft.dialogueId
       ? add(readBranch(draft))
       : () => [...draft.history, { role: 'user' as const, content: draft.content }];
+    const told = draft.dialogueId && draft.tellConversation ? add(tellConversation(draft)) : () => false;
     if (keyed) add(releaseKey(draft));
     const holder = keyed ? add(readKey(draft)) : () => null;
     const results: unknown[] = await this.database.run(scope, statements);
@@ -87,7 +89,7 @@ export class DialoguesRepository {
     const key = holder();
     if (key && key.replyId !== draft.replyId) return { outcome: 'repeated', ...key };
     const turn = stored();
-    if (turn) return { outcome: 'stored', ...turn, branch: branch() };
+    if (turn) return { outcome: 'stored', ...turn, branch: branch(), told: told() };
     if (named) return { outcome: 'session-taken' };
     if (!found()) return { outcome: 'no-dialogue' };
     return { outcome: parent() === 'in-progress' ? 'parent-in-progress' : 'no-parent' };

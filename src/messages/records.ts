@@ -72,6 +72,8 @@ export interface TurnDraft {
   readonly idempotency: { readonly key: string; readonly requestHash: string } | null;
   /** The one user whose dialogue it may be; null: anybody's in the tenant. */
   readonly onlyUser: string | null;
+  /** Where the dialogue is a conversation's with an assistant: whether the turn is to be told there, too. */
+  readonly tellConversation: boolean;
   /** Of a new dialogue: the name it is to have among the user's sessions with the assistant; null: none. */
   readonly session: string | null;
   /** Of a new dialogue: what was said before, elsewhere. */
@@ -92,6 +94,8 @@ export type TurnOutcome =
       readonly message: DialogueMessage;
       /** Root first, the user's new message last. */
       readonly branch: readonly BranchMessage[];
+      /** A conversation is to be told of it. */
+      readonly told: boolean;
     }
   /** The Idempotency-Key was used before: this is the reply it led to. */
   | { readonly outcome: 'repeated'; readonly replyId: MessageId; readonly requestHash: string }

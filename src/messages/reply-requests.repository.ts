@@ -16,7 +16,10 @@ export interface ReplyRequest {
   readonly conversationId: ConversationId;
   readonly assistantId: AssistantId;
   readonly sender: string;
+  /** The message's frame; of a turn on another wire its text. */
   readonly frame: string;
+  /** The reply to a turn that was begun on another wire: it is told here, not asked for. */
+  readonly replyId: MessageId | null;
   /** 1 for the first try. */
   readonly attempts: number;
 }
@@ -68,7 +71,7 @@ const claim = (incarnation: bigint, limit: number): Statement<ReplyRequest[]> =>
       order by r.message_id limit $2 for update skip locked)
     update reply_requests r set incarnation = $1, attempts = r.attempts + 1 from due
     where r.message_id = due.message_id
-    returning r.message_id, r.tenant_id, r.conversation_id, r.assistant_id, r.sender, r.frame, r.attempts`,
+    returning r.message_id, r.tenant_id, r.conversation_id, r.assistant_id, r.sender, r.frame, r.attempts, r.reply_id`,
   values: [incarnation.toString(), limit],
   map: (rows) =>
     rows.map((row) => ({
@@ -79,5 +82,6 @@ const claim = (incarnation: bigint, limit: number): Statement<ReplyRequest[]> =>
       sender: row.sender as string,
       frame: row.frame as string,
       attempts: row.attempts as number,
+      replyId: row.reply_id as MessageId | null,
     })),
 });

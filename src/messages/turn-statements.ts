@@ -241,6 +241,24 @@ export const storeTurn = (
       : null,
 });
 
+/**
+ * The turn of a dialogue that is also a one-to-one conversation with the assistant, begun on another wire: it is to be
+ * told there. Stored with the turn, so that it is told even if this process dies now.
+ */
+export const tellConversation = (draft: TurnDraft): Statement<boolean> => ({
+  name: 'turn-tell-conversation',
+  text: `insert into reply_requests (message_id, tenant_id, conversation_id, assistant_id, sender, frame, reply_id)
+         select $3, $1, l.conversation_id, l.assistant_id, d.user_id, $5, $4
+         from conversation_dialogues l
+         join conversations c on c.id = l.conversation_id and c.tenant_id = $1 and c.kind = 'single'
+         join dialogues d on d.id = l.dialogue_id and d.tenant_id = $1
+         where l.dialogue_id = $2 and l.tenant_id = $1
+           and exists (select 1 from dialogue_messages where id = $4 and tenant_id = $1)
+         returning 1`,
+  values: [draft.tenantId, draft.dialogueId, draft.messageId, draft.replyId, draft.content],
+  map: (rows) => rows.length > 0,
+});
+
 /** From the user's new message up to the root, as far as the context window can hold. Replies without text are left out. */
 export const readBranch = (draft: TurnDraft): Statement<BranchMessage[]> => ({
   name: 'turn-read-branch',

@@ -55,6 +55,8 @@ export interface StartReply {
   readonly history?: readonly BranchMessage[];
   /** Over those of the service and the assistant: temperature, max_tokens … */
   readonly parameters?: Readonly<Record<string, unknown>>;
+  /** False for the wire of conversations itself: it tells its own. */
+  readonly tellConversation?: boolean;
   /** Told to whoever watches the dialogue, with the reply's id. */
   readonly note?: string;
 }
@@ -80,6 +82,7 @@ const DRAIN_LAST_WAIT_MS = 5_000;
 const SESSION_ATTEMPTS = 3;
 
 const stopTopic = 'replies.stop';
+const toldTopic = 'replies.told';
 const startTopic = (tenantId: TenantId, dialogueId: DialogueId): string =>
   `replies.start.${tenantId}.${dialogueId}`;
 
@@ -151,6 +154,7 @@ export class ReplyEngine implements OnModuleDestroy {
       idempotency: input.idempotency,
       onlyUser: onlyUserOf(input.principal),
       session: input.session ?? null,
+      tellConversation: input.tellConversation ?? true,
       maxHistoryChars: service.contextWindow * MAX_CHARS_PER_TOKEN,
     });
     let draft: TurnDraft;
@@ -184,6 +188,7 @@ export class ReplyEngine implements OnModuleDestroy {
     this.streams.open(tenantId, reply.id);
     this.live.add(reply);
     this.bus.publish(startTopic(tenantId, turn.dialogue.id), `${reply.id}\n${input.note ?? ''}`);
+    if (turn.told) this.bus.publish(toldTopic, '');
     void this.writer.write(reply);
     return { dialogue: turn.dialogue, message: turn.message, replyId: reply.id, repeated: false };
   }
@@ -223,6 +228,11 @@ export class ReplyEngine implements OnModuleDestroy {
       const cut = text.indexOf('\n');
       onReply(text.slice(0, cut) as MessageId, text.slice(cut + 1));
     });
+  }
+
+  /** Calls back when a turn was stored that a conversation is to be told of. */
+  whenToldElsewhere(listener: () => void): void {
+    this.bus.subscribe(toldTopic, listener);
   }
 
   private async end(principal: Principal, dialogueId: DialogueId, close: boolean): Promise<boolean> {

@@ -16,8 +16,11 @@ export interface UserToken {
   readonly expiresAt: number;
 }
 
+/** What a token opens: `im` both sockets, `channel` the agent channel alone. */
+export type TokenUse = 'im' | 'channel';
+
 const ALGORITHM = 'HS256';
-const AUDIENCE = 'parley:user';
+const AUDIENCES: Readonly<Record<TokenUse, string>> = { im: 'parley:user', channel: 'parley:channel' };
 const MAX_TOKEN_CHARS = 4_096;
 
 /** Signs and reads user tokens: JWTs (RFC 7519) under a key derived from the installation's secret. */
@@ -26,27 +29,30 @@ export class UserTokens {
   private readonly key: Promise<webcrypto.CryptoKey>;
 
   constructor(secretKey: string) {
-    const derived = hkdfSync('sha256', secretKey, '', AUDIENCE, 32);
+    const derived = hkdfSync('sha256', secretKey, '', AUDIENCES.im, 32);
     const algorithm = { name: 'HMAC', hash: 'SHA-256' };
     this.key = webcrypto.subtle.importKey('raw', derived, algorithm, false, ['sign', 'verify']);
   }
 
-  async sign({ tenantId, userId, client, keyId, issuedAt, expiresAt }: UserToken): Promise<string> {
+  async sign(
+    { tenantId, userId, client, keyId, issuedAt, expiresAt }: UserToken,
+    use: TokenUse = 'im',
+  ): Promise<string> {
     return new SignJWT({ ten: tenantId, cli: client, kid: keyId, at: issuedAt })
       .setProtectedHeader({ alg: ALGORITHM, typ: 'JWT' })
       .setSubject(userId)
-      .setAudience(AUDIENCE)
+      .setAudience(AUDIENCES[use])
       .setExpirationTime(Math.ceil(expiresAt / 1_000))
       .sign(await this.key);
   }
 
-  /** Null for anything that is not a token of ours, or an expired one. */
-  async read(token: string): Promise<UserToken | null> {
+  /** Null for anything that is not a token of ours for one of these uses, or an expired one. */
+  async read(token: string, uses: readonly TokenUse[] = ['im']): Promise<UserToken | null> {
     if (token.length > MAX_TOKEN_CHARS) return null;
     try {
       const { payload } = await jwtVerify(token, await this.key, {
         algorithms: [ALGORITHM],
-        audience: AUDIENCE,
+        audience: uses.map((use) => AUDIENCES[use]),
       });
       return {
         tenantId: asId<TenantId>(payload.ten)!,

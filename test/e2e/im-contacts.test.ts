@@ -291,3 +291,74 @@ describe('an assistant in a group', () => {
     expect(prompts().map((messages) => messages.at(-1)!.content)).toEqual(['end']);
   });
 });
+
+describe('a turn that another wire begins in the dialogue of a conversation', () => {
+  const dialogueOf = async (tenant: TestTenant): Promise<string> => {
+    const { body } = await tenant.get(`/api/copywriting/dialogue/list?manageId=${tenant.assistantId}`);
+    expect(body.rows).toHaveLength(1);
+    return (body.rows as { id: string }[])[0]!.id;
+  };
+
+  it('is told there, live and in its history, once, in the order it was said', async () => {
+    const { im, tenant, prompts } = await acme();
+    const bob = await im.connect('bob');
+    const rich = await im.connect('bob', { client: 'tablet', rich: true });
+    await bob.send(to('agent:main', 'from IM')).next({ type: 'single' });
+    const id = await dialogueOf(tenant);
+    const sse = await tenant.send({ id, speechUserDialogueMessage: { content: 'from the server' } });
+    await sse.end();
+    const said = await bob.next({ type: 'single' });
+    expect(said).toMatchObject({ source: 'bob', target: 'agent:main', msg: { content: 'from the server' } });
+    const answer = await bob.next({ type: 'single' });
+    expect(answer).toMatchObject({
+      source: 'agent:main',
+      msg: { content: 'from the server', inReplyTo: expect.any(String) },
+    });
+    await rich.next({ type: 'stream', done: true });
+    const third = await bob.send(to('agent:main', 'back on IM')).next({ type: 'single' });
+    expect(third).toMatchObject({ seq: 6, msg: { content: 'back on IM' } });
+    // The model was told all of it, each once.
+    expect(
+      prompts()
+        .at(-1)!
+        .filter(({ role }) => role === 'user')
+        .map(({ content }) => content),
+    ).toEqual(['from IM', 'from the server', 'back on IM']);
+    const { body } = await im.get('/conversations?userId=bob');
+    expect(summary(await im.history(body.data[0].id as string)).map(([, content]) => content)).toEqual([
+      'from IM',
+      'from IM',
+      'from the server',
+      'from the server',
+      'back on IM',
+      'back on IM',
+    ]);
+  });
+
+  it('is told with what it has when it is stopped or refused twice by one key', async () => {
+    const { script, asked, go } = paced();
+    const { im, tenant } = await acme(script);
+    const bob = await im.connect('bob');
+    bob.send(to('agent:main', 'one'));
+    await asked[0];
+    go[0]!();
+    await bob.next({ type: 'single' });
+    const id = await dialogueOf(tenant);
+    const headers = { 'idempotency-key': 'twice' };
+    const body = { id, speechUserDialogueMessage: { content: 'two' } };
+    const [first, again] = await Promise.all([
+      tenant.send(body, { headers }),
+      tenant.send(body, { headers }),
+    ]);
+    await asked[1];
+    await first.has(2);
+    expect((await tenant.get(`/api/copywriting/dialogue/sse/close/${id}`)).status).toBe(200);
+    await Promise.all([first.end(), again.end()]);
+    expect(await bob.next({ type: 'single' })).toMatchObject({ msg: { content: 'two' } });
+    expect(await bob.next({ type: 'single' })).toMatchObject({
+      msg: { content: 'answer 2 ', status: 'stopped' },
+    });
+    const rivals = new Im(app.url, rival.apiKey);
+    expect((await rivals.get('/conversations?userId=bob')).body.data).toEqual([]);
+  });
+});

@@ -274,6 +274,7 @@ describe('the wall of the repositories, with row-level security down', () => {
           idempotency: null,
           onlyUser: null,
           session: null,
+          tellConversation: true,
           history: [],
           maxHistoryChars: 1000,
         };
