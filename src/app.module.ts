@@ -2,7 +2,7 @@ import { Global, Module, type DynamicModule } from '@nestjs/common';
 import { APP_FILTER, APP_GUARD } from '@nestjs/core';
 import type { DataSource } from 'typeorm';
 import { AdminModule, problemErrors } from './admin';
-import { AgentChannelModule } from './agent-channel';
+import { AgentChannelModule, agentErrors } from './agent-channel';
 import { AssistantsModule } from './assistants';
 import { ErrorFilter } from './common/http';
 import { Config } from './config';
@@ -92,7 +92,7 @@ export class AppModule {
         { provide: APP_GUARD, useClass: AuthGuard },
         {
           provide: APP_FILTER,
-          useValue: new ErrorFilter([envelopeErrors, problemErrors, tokenErrors, openAiErrors]),
+          useValue: new ErrorFilter([envelopeErrors, problemErrors, tokenErrors, agentErrors, openAiErrors]),
         },
       ],
     };

@@ -1,1 +1,2 @@
 export * from './agent-channel.module';
+export { agentErrors } from './errors-rest';

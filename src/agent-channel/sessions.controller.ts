@@ -58,9 +58,9 @@ export class SessionsController {
     const dialogueId = await this.sessions.find(key, onlyUserOf(principal));
     const freed = await this.sessions.forget(key);
     this.open.forget(principal, assistantId, name);
-    // Last: the turn that waits for this reply's end must not find the name again.
+    // Last: who waits for the reply's end to say something finds the name free then.
     if (dialogueId) await this.replies.stop(principal, dialogueId);
-    return { success: true, message: told(name, freed, dialogueId !== null) };
+    return { success: true, message: told(name, freed, dialogueId === name) };
   }
 
   @Get(':sessionId/messages')
@@ -95,9 +95,9 @@ export class SessionsController {
   }
 }
 
-function told(name: string, freed: boolean, found: boolean): string {
+function told(name: string, freed: boolean, isDialogue: boolean): string {
   if (freed) return `The session ${name} is cleared: its name begins a new dialogue.`;
-  return found
+  return isDialogue
     ? `${name} is a dialogue's id: what was being written is stopped, and the id leads to that dialogue as before.`
     : `There is no session ${name}: nothing to clear.`;
 }

@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { MoreThan, type EntityManager } from 'typeorm';
+import { In, MoreThan, type EntityManager } from 'typeorm';
 import {
   AppError,
   cursorPage,
@@ -60,6 +60,13 @@ export interface AssistantVersionInput {
 /** A version with its assistant's face: what a tenant's server may know of it. */
 export interface PublicVersion extends AssistantVersion {
   readonly assistant: Pick<Assistant, 'slug' | 'name' | 'description' | 'avatar' | 'updatedAt'>;
+}
+
+/** An assistant and what its slug answers with. */
+export interface AssistantWithVersion {
+  readonly assistant: Assistant;
+  /** Null: nothing is published. */
+  readonly version: AssistantVersion | null;
 }
 
 /** An assistant as somebody to write to. */
@@ -140,6 +147,36 @@ export class AssistantsRepository {
       take: query.limit + 1,
     });
     return cursorPage(rows.map(toAssistant), query.limit);
+  }
+
+  /** By slug, each with its published version, and how many there are. */
+  async page(
+    tx: EntityManager,
+    tenantId: TenantId,
+    { offset, limit }: { readonly offset: number; readonly limit: number },
+  ): Promise<{ total: number; rows: AssistantWithVersion[] }> {
+    const [rows, total] = await tx.findAndCount(AssistantEntity, {
+      where: { tenantId },
+      order: { slug: 'asc' },
+      skip: offset,
+      take: limit,
+    });
+    return { total, rows: await this.withVersions(tx, tenantId, rows) };
+  }
+
+  /** Null when this tenant has none of that slug. `lock`: nobody else changes it before the transaction's end. */
+  async findWithVersion(
+    tx: EntityManager,
+    tenantId: TenantId,
+    slug: string,
+    lock = false,
+  ): Promise<AssistantWithVersion | null> {
+    const row = await tx.findOne(AssistantEntity, {
+      where: { tenantId, slug },
+      ...(lock && { lock: { mode: 'pessimistic_write' } }),
+    });
+    const [found = null] = await this.withVersions(tx, tenantId, row ? [row] : []);
+    return found;
   }
 
   async update(
@@ -229,6 +266,21 @@ export class AssistantsRepository {
       { publishedVersionId: id, updatedAt: now },
     );
     return this.getVersion(tx, tenantId, assistantId, id);
+  }
+
+  private async withVersions(
+    tx: EntityManager,
+    tenantId: TenantId,
+    rows: readonly AssistantEntity[],
+  ): Promise<AssistantWithVersion[]> {
+    const ids = rows.map(({ publishedVersionId }) => publishedVersionId).filter((id) => id !== null);
+    const versions =
+      ids.length > 0 ? await tx.findBy(AssistantVersionEntity, { tenantId, id: In(ids) }) : [];
+    const byId = new Map(versions.map((version) => [version.id, toVersion(version)]));
+    return rows.map((row) => ({
+      assistant: toAssistant(row),
+      version: byId.get(row.publishedVersionId ?? '') ?? null,
+    }));
   }
 }
 
