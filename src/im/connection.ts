@@ -31,6 +31,8 @@ export class Connection extends SocketWriter {
   /** False until the device's conversations are known: until then whatever comes live is only noted. */
   ready = false;
   pumping = false;
+  /** Among the hub's own: neither gone nor replaced. */
+  present = false;
   /** Of the first ping that nothing has answered; 0: none waits. */
   pingedAt = 0;
   /** The connection of the same device whose place this one took. */

@@ -24,7 +24,7 @@ import {
 } from '../messages';
 import type { StreamBatch, StreamEnd } from '../realtime';
 import { ReplyEngine } from '../replies';
-import { Hub } from './hub';
+import { Publisher } from './publisher';
 import { LiveMessage } from './live-message';
 import { Messenger } from './messenger';
 
@@ -64,7 +64,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     private readonly assistants: AssistantsRepository,
     private readonly replies: ReplyEngine,
     private readonly log: MessageLog,
-    private readonly hub: Hub,
+    private readonly publisher: Publisher,
     private readonly ids: IdGenerator,
     messenger: Messenger,
   ) {
@@ -197,7 +197,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     const { tenantId, conversationId, sender, frame } = request;
     const content = pieces.join('');
     const to = isGroup(frame) ? { group: conversationId } : { users: [sender] };
-    this.hub.publishEvent(tenantId, to, {
+    this.publisher.publishEvent(tenantId, to, {
       frame: { type: 'stream', conversationId, id, offset, content, done: end !== undefined },
       droppable: true,
     });
@@ -276,8 +276,8 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
       recalled: false,
     };
     const message = new LiveMessage(entry);
-    if (isGroup(frame)) this.hub.publishGroup(conversationId, message);
-    else this.hub.publishSingle(tenantId, [user], message);
+    if (isGroup(frame)) this.publisher.publishGroup(conversationId, message);
+    else this.publisher.publishSingle(tenantId, [user], message);
   }
 
   private async postpone(request: ReplyRequest, error: unknown): Promise<void> {

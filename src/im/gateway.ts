@@ -26,6 +26,9 @@ import {
   type RichFrame,
 } from './frames';
 import { Hub } from './hub';
+import { Presence } from './presence';
+import { Delivery } from './delivery';
+import { Publisher } from './publisher';
 import { Messenger, type Sender } from './messenger';
 import { tombstone } from './records';
 
@@ -58,6 +61,9 @@ export class ImGateway implements OnModuleInit {
     private readonly conversations: ConversationsRepository,
     private readonly messenger: Messenger,
     private readonly hub: Hub,
+    private readonly presence: Presence,
+    private readonly delivery: Delivery,
+    private readonly publisher: Publisher,
   ) {}
 
   onModuleInit(): void {
@@ -281,20 +287,20 @@ export class ImGateway implements OnModuleInit {
 
   private ping(connection: Connection): void | Promise<void> {
     if (connection.rich) {
-      void this.hub.look(connection).then(() => {
+      void this.delivery.look(connection).then(() => {
         connection.send({ type: 'pong', conversations: this.hub.unacknowledged(connection) });
       });
       return;
     }
     connection.send({ type: 'pong' });
-    void this.hub.look(connection);
+    void this.delivery.look(connection);
   }
 
   private async richFrame(connection: Connection, frame: RichFrame): Promise<void> {
     const { tenantId, userId } = connection;
     switch (frame.type) {
       case 'watch':
-        return this.hub.watch(connection, frame.users.map(idText));
+        return this.presence.watch(connection, frame.users.map(idText));
       case 'sync':
         return this.sync(connection, frame.cursors);
       case 'typing':
@@ -337,7 +343,7 @@ export class ImGateway implements OnModuleInit {
         hasMore = true;
         continue;
       }
-      const place = await this.hub.rewind(connection, conversationOf(id), after, left);
+      const place = await this.delivery.rewind(connection, conversationOf(id), after, left);
       if (!place) throw new FrameError(CODE.noGroup, `cursors.${id}: no such conversation of yours`);
       left -= Math.max(0, place.seq - after);
       reached[id] = place.seq;
@@ -355,13 +361,14 @@ export class ImGateway implements OnModuleInit {
       except: id,
     };
     if (frame.kind === 'single') {
-      if (!target.startsWith(ASSISTANT_PREFIX)) this.hub.publishEvent(tenantId, { users: [target] }, event);
+      if (!target.startsWith(ASSISTANT_PREFIX))
+        this.publisher.publishEvent(tenantId, { users: [target] }, event);
       return;
     }
     const group = await this.conversations.findGroup(tenantId, target);
     if (!group || !connection.groups.has(group.id))
       throw new FrameError(CODE.noGroup, 'target: not a member of that group');
-    this.hub.publishEvent(tenantId, { group: group.id }, event);
+    this.publisher.publishEvent(tenantId, { group: group.id }, event);
   }
 
   private async tellConversation(
@@ -374,7 +381,7 @@ export class ImGateway implements OnModuleInit {
     if (!conversation) return;
     const to =
       conversation.kind === 'group' ? { group: id } : { users: [userId, peerOf(conversation.key, userId)] };
-    this.hub.publishEvent(tenantId, to, { frame, droppable: false, except: notTo });
+    this.publisher.publishEvent(tenantId, to, { frame, droppable: false, except: notTo });
   }
 
   private tell(connection: Connection, error: unknown, frame?: ClientFrame): void {

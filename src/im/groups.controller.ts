@@ -4,7 +4,7 @@ import { AppError, type Principal, type TenantId } from '../common';
 import { Caller, Scopes, validation } from '../common/http';
 import { ConversationsRepository, type Conversation, type MemberRole } from '../messages';
 import { FrameError } from './errors';
-import { Hub } from './hub';
+import { Publisher } from './publisher';
 import { Messenger, type Sender } from './messenger';
 import { groupRecord, memberRecord } from './records';
 import {
@@ -28,7 +28,7 @@ export class GroupsController {
   constructor(
     private readonly conversations: ConversationsRepository,
     private readonly messenger: Messenger,
-    private readonly hub: Hub,
+    private readonly publisher: Publisher,
   ) {}
 
   @Get()
@@ -76,7 +76,7 @@ export class GroupsController {
     const { group, userIds } = await this.conversations.deleteGroup(tenantId, groupId);
     this.messenger.forgetGroup(tenantId, groupId);
     for (const userId of userIds)
-      this.hub.control(tenantId, userId, { kind: 'left', conversationId: group.id, seq: DISSOLVED });
+      this.publisher.control(tenantId, userId, { kind: 'left', conversationId: group.id, seq: DISSOLVED });
     return groupRecord({ ...group, memberCount: 0 });
   }
 

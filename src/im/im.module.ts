@@ -2,6 +2,7 @@ import { Module } from '@nestjs/common';
 import { ObservabilityModule } from '../observability';
 import { RepliesModule } from '../replies';
 import { Contacts } from './contacts';
+import { Delivery } from './delivery';
 import { DeviceMarks } from './device-marks';
 import { ImGateway } from './gateway';
 import { GroupsController } from './groups.controller';
@@ -9,6 +10,9 @@ import { Hub } from './hub';
 import { MessagesController } from './messages.controller';
 import { ImMetrics } from './im-metrics';
 import { Messenger } from './messenger';
+import { OnlineGroups } from './online-groups';
+import { Presence } from './presence';
+import { Publisher } from './publisher';
 import { TokenIssuer } from './token-issuer';
 import { TokensController } from './tokens.controller';
 import { UsersController } from './users.controller';
@@ -18,6 +22,18 @@ import { WebhooksController } from './webhooks.controller';
 @Module({
   imports: [ObservabilityModule, RepliesModule],
   controllers: [TokensController, MessagesController, GroupsController, UsersController, WebhooksController],
-  providers: [Hub, DeviceMarks, Messenger, Contacts, ImGateway, TokenIssuer, ImMetrics],
+  providers: [
+    Publisher,
+    Delivery,
+    OnlineGroups,
+    Presence,
+    Hub,
+    DeviceMarks,
+    Messenger,
+    Contacts,
+    ImGateway,
+    TokenIssuer,
+    ImMetrics,
+  ],
 })
 export class ImModule {}

@@ -11,7 +11,7 @@ import {
 } from '../messages';
 import { BadFrame, clientTime, parseFrame, type MessageFrame } from './frames';
 import { FrameError } from './errors';
-import { Hub } from './hub';
+import { Publisher } from './publisher';
 import { Messenger, SYSTEM, type Sender } from './messenger';
 import { conversationRecord, messageRecord, tombstone } from './records';
 import { BroadcastRequest, ConversationsQuery, HistoryQuery, SendMessageRequest } from './requests';
@@ -30,7 +30,7 @@ export class MessagesController {
     private readonly log: MessageLog,
     private readonly conversations: ConversationsRepository,
     private readonly devices: DevicesRepository,
-    private readonly hub: Hub,
+    private readonly publisher: Publisher,
   ) {}
 
   @Post('messages')
@@ -95,7 +95,7 @@ export class MessagesController {
     const entry = await this.conversations.recall(tenantId, conversationId, Number(seq), null, 0, tombstone);
     const frame = { type: 'recall', conversationId, seq: entry.seq, source: SYSTEM };
     const to = kind === 'group' ? { group: conversationId } : { users: sidesOf(key) };
-    this.hub.publishEvent(tenantId, to, { frame, droppable: false });
+    this.publisher.publishEvent(tenantId, to, { frame, droppable: false });
     return messageRecord(entry);
   }
 

@@ -16,7 +16,7 @@ import {
 import { limitsOf, TenantsRepository } from '../tenancy';
 import { CODE, FrameError } from './errors';
 import { canonical, clientTime, dedupeKey, idText, type MembershipFrame, type MessageFrame } from './frames';
-import { Hub } from './hub';
+import { Publisher } from './publisher';
 import { LiveMessage } from './live-message';
 
 /** Who sends: a device over its socket, or the tenant's server in somebody's name. */
@@ -67,7 +67,7 @@ export class Messenger {
     private readonly conversations: ConversationsRepository,
     private readonly assistants: AssistantsRepository,
     private readonly tenants: TenantsRepository,
-    private readonly hub: Hub,
+    private readonly publisher: Publisher,
   ) {}
 
   /** Called when a message that an assistant is to answer has been stored. */
@@ -130,8 +130,8 @@ export class Messenger {
         recalled: false,
       };
       const live = new LiveMessage(entry, origin);
-      if (frame.type === 'group') this.hub.publishGroup(conversationId, live);
-      else this.hub.publishSingle(tenantId, [userId, idText(frame.target)], live);
+      if (frame.type === 'group') this.publisher.publishGroup(conversationId, live);
+      else this.publisher.publishSingle(tenantId, [userId, idText(frame.target)], live);
       if (route.assistant) for (const listener of this.onRequest) listener();
     });
   }
@@ -203,11 +203,11 @@ export class Messenger {
     if (!entry) return;
     // The joining user's own devices listen before the entry comes, and a leaving one's hear it before they stop.
     if (type === 'join') {
-      this.hub.control(tenantId, userId, { kind: 'joined', conversationId, fromSeq: entry.seq - 1 });
+      this.publisher.control(tenantId, userId, { kind: 'joined', conversationId, fromSeq: entry.seq - 1 });
     }
-    this.hub.publishGroup(conversationId, new LiveMessage(entry, origin));
+    this.publisher.publishGroup(conversationId, new LiveMessage(entry, origin));
     if (type === 'leave')
-      this.hub.control(tenantId, userId, { kind: 'left', conversationId, seq: entry.seq });
+      this.publisher.control(tenantId, userId, { kind: 'left', conversationId, seq: entry.seq });
   }
 
   forgetGroup(tenantId: TenantId, groupId: string): void {

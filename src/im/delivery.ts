@@ -1,0 +1,234 @@
+import { Injectable, Logger } from '@nestjs/common';
+import { AppError, GroupCommit, idAtTime, type ConversationId, type TenantId } from '../common';
+import { DevicesRepository, MessageLog, type Change, type LogEntry, type LogPlace } from '../messages';
+import { CLOSE, textFrame } from '../realtime';
+import type { Connection } from './connection';
+import { DeviceMarks } from './device-marks';
+import { LiveMessage } from './live-message';
+
+const PAGE = 100;
+const LOOKS_A_BATCH = 200;
+const PAGES_A_BATCH = 50;
+const READS_AT_ONCE = 2;
+/** Conversations of one connection that are caught up side by side. */
+const PUMPED_AT_ONCE = 10;
+const MIN_LOOK_MS = 500;
+/** What was committed this long before a look may have been missed by the one before. */
+const LOOK_OVERLAP_MS = 60_000;
+const RETRY_MS = 500;
+
+/** What the database says of a device in a group: how far the group's log reaches, and until where it is a member. */
+export type OnStanding = (
+  connection: Connection,
+  id: ConversationId,
+  lastSeq: number,
+  untilSeq: number | null,
+) => void;
+
+/**
+ * How an entry of a log gets to a connection. A hint that is the next number in order is written at once; anything
+ * else sends the connection to the log, which is the truth.
+ */
+@Injectable()
+export class Delivery {
+  /** Written to, and not yet pinged for the proof that it was read. */
+  readonly unproven = new Set<Connection>();
+  private readonly logger = new Logger(Delivery.name);
+  private readonly looking: GroupCommit<Connection, Change[]>;
+  private readonly pages = new Map<string, Promise<LogEntry[]>>();
+  private readonly reading: GroupCommit<LogPlace, LogEntry[]>;
+  private standing: OnStanding = () => undefined;
+
+  constructor(
+    private readonly log: MessageLog,
+    private readonly devices: DevicesRepository,
+    private readonly marks: DeviceMarks,
+  ) {
+    this.reading = new GroupCommit((places) => this.log.next(places, PAGE), PAGES_A_BATCH, READS_AT_ONCE);
+    this.looking = new GroupCommit((batch) => this.lookBatch(batch), LOOKS_A_BATCH);
+  }
+
+  /** Who keeps the groups' members is told when a look into the database finds where a device stands in one. */
+  whenStanding(listener: OnStanding): void {
+    this.standing = listener;
+  }
+
+  /** An event to those of these connections that speak the richer dialect. */
+  event(connections: Iterable<Connection>, text: string): void {
+    const end = text.indexOf('\n');
+    const except = text.slice(1, end);
+    const frame = textFrame(text.slice(end + 1));
+    for (const connection of connections) {
+      if (!connection.rich || !connection.ready || connection.id === except) continue;
+      if (text.startsWith('d')) connection.writeDroppable(frame);
+      else connection.write(frame);
+    }
+  }
+
+  /** An entry that has just been stored: written at once if it is the next one, else the log is read. */
+  deliver(connection: Connection, message: LiveMessage): void {
+    const { conversationId: id, seq } = message.entry;
+    const position = connection.positions.get(id) ?? (seq === 1 ? 0 : undefined);
+    if (position !== undefined && seq <= position) return;
+    // Who has much to read already gets the rest from the log, as fast as it reads.
+    const next = position === seq - 1 && !connection.behind.has(id) && !connection.congested;
+    if (connection.ready && next) this.writeEntry(connection, message);
+    else this.fallBehind(connection, id, seq);
+  }
+
+  fallBehind(connection: Connection, id: ConversationId, seq: number): void {
+    connection.behind.set(id, Math.max(seq, connection.behind.get(id) ?? 0));
+    if (connection.ready) void this.pump(connection);
+  }
+
+  private writeEntry(connection: Connection, message: LiveMessage): void {
+    const { entry, origin } = message;
+    connection.wrote(entry.conversationId, entry.seq);
+    // The sender has it; only that very connection can be sure of it where the dialect acknowledges.
+    const own = connection.rich
+      ? origin === connection.id
+      : entry.sender === connection.userId && entry.client === connection.client;
+    if (!own) connection.write(connection.rich ? message.rich : message.plain);
+    if (!connection.rich) this.unproven.add(connection);
+  }
+
+  /** Writes what the connection is behind with, from the log, as fast as it reads. One at a time for a connection. */
+  async pump(connection: Connection): Promise<void> {
+    if (connection.pumping) return;
+    connection.pumping = true;
+    try {
+      while (connection.open) {
+        const next = [...take(connection.behind, PUMPED_AT_ONCE)];
+        if (next.length === 0) break;
+        await this.retrying(connection, () =>
+          Promise.all(next.map(([id, target]) => this.advance(connection, id, target))),
+        );
+        await connection.writable();
+      }
+    } catch (error) {
+      this.logger.error({ err: error }, 'catching up failed');
+      connection.close(CLOSE.restarting, 'something went wrong here; come back in a moment');
+    } finally {
+      connection.pumping = false;
+    }
+  }
+
+  private async advance(connection: Connection, id: ConversationId, target: number): Promise<void> {
+    const { tenantId, userId, client } = connection;
+    let position = connection.positions.get(id);
+    if (position === undefined) {
+      const standing = await this.devices.mark(tenantId, userId, client, id);
+      if (!standing) {
+        connection.behind.delete(id);
+        return;
+      }
+      position = Math.max(standing.mark, this.marks.pending(connection, id));
+      connection.positions.set(id, position);
+      if (standing.kind === 'group') this.standing(connection, id, standing.lastSeq, standing.untilSeq);
+    }
+    const entries = position < target ? await this.page(tenantId, id, position) : [];
+    if (!connection.open) return;
+    for (const entry of entries) {
+      if (connection.congested || entry.seq > (connection.behind.get(id) ?? target)) break;
+      if (entry.seq <= (connection.positions.get(id) ?? 0)) continue;
+      this.writeEntry(connection, new LiveMessage(entry));
+    }
+    const reached = connection.positions.get(id)!;
+    // An empty page: what was hinted at is not there, or was dropped with its month.
+    if (entries.length === 0 || reached >= connection.behind.get(id)!) {
+      connection.behind.delete(id);
+      if (entries.length === 0 && target > reached) connection.wrote(id, target);
+    }
+  }
+
+  /** Many devices of one group come back at once: each page is read once for all of them. */
+  private page(tenantId: TenantId, id: ConversationId, after: number): Promise<LogEntry[]> {
+    const key = `${id}/${after}`;
+    let page = this.pages.get(key);
+    if (!page) {
+      page = this.reading.add({ tenantId, conversationId: id, after }).finally(() => this.pages.delete(key));
+      this.pages.set(key, page);
+    }
+    return page;
+  }
+
+  /** Sends a device what it lacks after a place it names itself (`sync`). Resolves to how far it got. */
+  async rewind(
+    connection: Connection,
+    id: ConversationId,
+    after: number,
+    limit: number,
+  ): Promise<{ seq: number; lastSeq: number } | null> {
+    const standing = await this.devices.mark(connection.tenantId, connection.userId, connection.client, id);
+    if (!standing) return null;
+    const last = standing.untilSeq ?? standing.lastSeq;
+    let seq = Math.max(after, standing.fromSeq);
+    for (let left = limit; left > 0 && seq < last;) {
+      const entries = await this.page(connection.tenantId, id, seq);
+      // Nothing there any more: it was dropped with its month.
+      if (entries.length === 0) seq = last;
+      for (const entry of entries.slice(0, left)) {
+        if (entry.seq > last || connection.congested) break;
+        connection.write(new LiveMessage(entry).rich);
+        seq = entry.seq;
+      }
+      left = limit - (seq - Math.max(after, standing.fromSeq));
+      await connection.writable();
+    }
+    return { seq, lastSeq: last };
+  }
+
+  /** Asks the log whether this user missed a hint; not more often than twice a second. */
+  async look(connection: Connection): Promise<void> {
+    const now = Date.now();
+    if (now < connection.nextLookAt) return;
+    connection.nextLookAt = now + MIN_LOOK_MS;
+    let changes: Change[];
+    try {
+      changes = await this.looking.add(connection);
+    } catch (error) {
+      // The database is away: the next look sees as far back.
+      this.logger.debug(`not looked for what was missed: ${(error as Error).message}`);
+      return;
+    }
+    connection.lookedAt = now;
+    for (const { conversationId: id, kind, fromSeq, lastSeq, untilSeq } of changes) {
+      if (kind === 'group') this.standing(connection, id, lastSeq, untilSeq);
+      const target = untilSeq ?? lastSeq;
+      if (target > Math.max(connection.positions.get(id) ?? 0, fromSeq))
+        this.fallBehind(connection, id, target);
+    }
+  }
+
+  private lookBatch(batch: readonly Connection[]): Promise<Change[][]> {
+    return this.devices.changes(
+      batch.map(({ tenantId, userId, lookedAt }) => ({
+        tenantId,
+        userId,
+        since: idAtTime(lookedAt - LOOK_OVERLAP_MS),
+      })),
+    );
+  }
+
+  /** While the database is away a connection waits; it is not closed for that. */
+  async retrying<T>(connection: Connection, work: () => Promise<T>): Promise<T | undefined> {
+    while (connection.open) {
+      try {
+        return await work();
+      } catch (error) {
+        if (!(error instanceof AppError) || error.code !== 'STORAGE_UNAVAILABLE') throw error;
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS).unref());
+      }
+    }
+    return undefined;
+  }
+}
+
+function* take<T>(all: Iterable<T>, most: number): Generator<T> {
+  let taken = 0;
+  for (const one of all) {
+    if (taken === most) return;
+    taken += 1;
+    yield one;
+  }
+}
