@@ -61,11 +61,7 @@ export class AgentsController {
 
   @Delete(':agentId')
   @ApiOperation({ summary: 'Delete an agent; dialogues held with it stay' })
-  async delete(
-    @Caller() principal: Principal,
-    @Req() request: FastifyRequest,
-    @Param('agentId') id: string,
-  ) {
+  async delete(@Caller() principal: Principal, @Req() request: FastifyRequest, @Param('agentId') id: string) {
     await this.agents.delete(authorOf(principal, request), id);
     return { success: true };
   }

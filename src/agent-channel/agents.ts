@@ -22,10 +22,7 @@ export type Author = Pick<AuditRecord, 'principal' | 'address'> & { readonly ten
 type Face = Pick<AssistantInput, 'name' | 'description' | 'avatar'>;
 /** What makes another version of it. */
 type Settings = Partial<
-  Pick<
-    AssistantVersionInput,
-    'prompt' | 'modelServiceId' | 'parameters' | 'greeting' | 'suggestedQuestions'
-  >
+  Pick<AssistantVersionInput, 'prompt' | 'modelServiceId' | 'parameters' | 'greeting' | 'suggestedQuestions'>
 >;
 
 /** An agent is an assistant with what its slug answers with; a change of it is one transaction, audit log included. */
@@ -147,8 +144,7 @@ export class Agents {
         limit: 1,
       })
     ).rows;
-    if (!first)
-      throw badInput('modelServiceId', 'is needed: there is no text model service to fall back on');
+    if (!first) throw badInput('modelServiceId', 'is needed: there is no text model service to fall back on');
     return first.id;
   }
 

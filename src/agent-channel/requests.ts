@@ -35,8 +35,7 @@ function IsSessionName(): PropertyDecorator {
     name: 'isSessionName',
     validator: {
       validate: isSessionName,
-      defaultMessage: () =>
-        `$property must be a string of 1 to ${MAX_SESSION_CHARS} characters, without NUL`,
+      defaultMessage: () => `$property must be a string of 1 to ${MAX_SESSION_CHARS} characters, without NUL`,
     },
   });
 }
@@ -184,7 +183,10 @@ export class CreateAgentRequest {
 }
 
 export class UpdateAgentRequest extends PartialType(OmitType(CreateAgentRequest, ['id'])) {
-  @ApiPropertyOptional({ type: String, description: 'As in the path: a record that was read may be sent back.' })
+  @ApiPropertyOptional({
+    type: String,
+    description: 'As in the path: a record that was read may be sent back.',
+  })
   @IsOptional()
   id?: unknown;
 }

@@ -93,8 +93,14 @@ export class Sessions {
     this.bus.publish(forgetTopic, nameKey(principal, assistantId, name));
   }
 
+  /** Who watches it goes on watching, and what waits in it is said in the new dialogue. */
   private drop(key: string): void {
-    this.byName.delete(key);
+    const session = this.byName.get(key);
+    if (!session?.dialogueId) return;
+    session.unwatch?.();
+    session.unwatch = undefined;
+    if (this.byDialogue.get(session.dialogueId) === session) this.byDialogue.delete(session.dialogueId);
+    session.dialogueId = null;
   }
 
   private bind(session: Session, { tenantId }: Principal, dialogueId: DialogueId): void {

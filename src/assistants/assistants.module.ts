@@ -1,7 +1,11 @@
 import { Global, Module } from '@nestjs/common';
 import { AssistantsRepository } from './assistants.repository';
+import { GenerationAppsRepository } from './generation-apps.repository';
+import { GenerationRecordsRepository } from './generation-records.repository';
 
-/** Assistants: sole owner of assistants and their versions. A version never changes; publishing moves a pointer. */
+const repositories = [AssistantsRepository, GenerationAppsRepository, GenerationRecordsRepository];
+
+/** Assistants: sole owner of assistants and their versions, of generation apps and what those made. A version never changes; publishing moves a pointer. */
 @Global()
-@Module({ providers: [AssistantsRepository], exports: [AssistantsRepository] })
+@Module({ providers: repositories, exports: repositories })
 export class AssistantsModule {}

@@ -274,8 +274,7 @@ export class AssistantsRepository {
     rows: readonly AssistantEntity[],
   ): Promise<AssistantWithVersion[]> {
     const ids = rows.map(({ publishedVersionId }) => publishedVersionId).filter((id) => id !== null);
-    const versions =
-      ids.length > 0 ? await tx.findBy(AssistantVersionEntity, { tenantId, id: In(ids) }) : [];
+    const versions = ids.length > 0 ? await tx.findBy(AssistantVersionEntity, { tenantId, id: In(ids) }) : [];
     const byId = new Map(versions.map((version) => [version.id, toVersion(version)]));
     return rows.map((row) => ({
       assistant: toAssistant(row),

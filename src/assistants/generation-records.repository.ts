@@ -1,0 +1,229 @@
+import { Injectable } from '@nestjs/common';
+import type { EntityManager } from 'typeorm';
+import {
+  AppError,
+  type ApiKeyId,
+  type GenerationAppId,
+  type GenerationRecordId,
+  type ModelServiceId,
+  type TenantId,
+} from '../common';
+import { Database, platformScope, tenantScope, type Statement } from '../database';
+import type { GenerationType } from './generation-apps.repository';
+import { GenerationRecordEntity } from './generation-record.entity';
+import type { PromptValues } from './prompt-template';
+
+export type GenerationEnd = 'finished' | 'stopped' | 'interrupted' | 'failed';
+
+/** An image that a model made; its bytes are a blob of that hash. */
+export interface StoredImage {
+  readonly sha256: string;
+  readonly mimeType: string;
+  readonly width: number;
+  readonly height: number;
+}
+
+/** What an app was asked for and what became of it. */
+export interface GenerationRecord {
+  readonly id: GenerationRecordId;
+  readonly tenantId: TenantId;
+  readonly appId: GenerationAppId;
+  readonly type: GenerationType;
+  readonly userId: string;
+  readonly keyId: ApiKeyId | null;
+  readonly createdBy: string;
+  readonly modelServiceId: ModelServiceId;
+  readonly params: PromptValues;
+  readonly prompt: string;
+  readonly parameters: Readonly<Record<string, unknown>>;
+  readonly status: 'running' | GenerationEnd;
+  readonly result: string;
+  readonly images: readonly StoredImage[];
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  readonly totalTokens: number;
+  readonly credits: number;
+  readonly error: { readonly code: number; readonly message: string } | null;
+  readonly createdAt: Date;
+}
+
+export interface Idempotency {
+  readonly key: string;
+  readonly requestHash: string;
+}
+
+export type GenerationDraft = Omit<
+  GenerationRecord,
+  'status' | 'result' | 'images' | 'promptTokens' | 'completionTokens' | 'totalTokens' | 'credits' | 'error' | 'createdAt'
+>;
+
+export interface GenerationResult {
+  readonly status: GenerationEnd;
+  readonly result: string;
+  readonly images: readonly StoredImage[];
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  readonly totalTokens: number;
+  readonly credits: number;
+  readonly error: GenerationRecord['error'];
+}
+
+export interface RecordListQuery {
+  readonly appId?: GenerationAppId;
+  readonly userId?: string;
+  readonly orderBy: 'createdAt' | 'totalTokens';
+  readonly descending: boolean;
+  readonly offset: number;
+  readonly limit: number;
+}
+
+/** A generation whose process is gone. */
+export interface OrphanedGeneration {
+  readonly tenantId: TenantId;
+  readonly recordId: GenerationRecordId;
+}
+
+@Injectable()
+export class GenerationRecordsRepository {
+  constructor(private readonly database: Database) {}
+
+  /**
+   * Stores the draft as `running`. With a key that was used within the last 24 hours nothing is stored, and the first
+   * request's record is returned. IDEMPOTENCY_MISMATCH when that was another request.
+   */
+  async create(
+    tx: EntityManager,
+    draft: GenerationDraft,
+    idempotency: Idempotency | null,
+  ): Promise<{ readonly id: GenerationRecordId; readonly isNew: boolean }> {
+    const { tenantId } = draft;
+    const key = idempotency?.key ?? null;
+    if (key !== null) {
+      await tx.query(
+        `update generation_records set idempotency_key = null
+         where tenant_id = $1 and idempotency_key = $2 and created_at < now() - interval '24 hours'`,
+        [tenantId, key],
+      );
+    }
+    // A simultaneous second request waits here for the first one's commit.
+    const { raw } = await tx
+      .createQueryBuilder()
+      .insert()
+      .into(GenerationRecordEntity)
+      .values({ ...draft, idempotencyKey: key, requestHash: idempotency?.requestHash ?? null })
+      .orIgnore()
+      .returning('id')
+      .updateEntity(false)
+      .execute();
+    if ((raw as unknown[]).length > 0) return { id: draft.id, isNew: true };
+    const first = await tx.findOneByOrFail(GenerationRecordEntity, { tenantId, idempotencyKey: key! });
+    if (first.requestHash !== idempotency?.requestHash) throw new AppError('IDEMPOTENCY_MISMATCH');
+    return { id: first.id as GenerationRecordId, isNew: false };
+  }
+
+  /** From now on this process answers for the record. */
+  async claim(
+    tx: EntityManager,
+    { id, tenantId }: GenerationDraft,
+    incarnation: bigint,
+  ): Promise<void> {
+    await tx.query(
+      'insert into generations_in_progress (record_id, tenant_id, incarnation) values ($1, $2, $3)',
+      [id, tenantId, incarnation.toString()],
+    );
+  }
+
+  find(tenantId: TenantId, id: GenerationRecordId): Promise<GenerationRecord | null> {
+    return this.database.transaction(tenantScope(tenantId), async (tx) => {
+      const row = await tx.findOneBy(GenerationRecordEntity, { tenantId, id });
+      return row && toRecord(row);
+    });
+  }
+
+  /** A page of a tenant's records, and how many there are. */
+  list(
+    tenantId: TenantId,
+    query: RecordListQuery,
+  ): Promise<{ total: number; rows: GenerationRecord[] }> {
+    const { appId, userId, orderBy, descending } = query;
+    const direction = descending ? 'desc' : 'asc';
+    return this.database.transaction(tenantScope(tenantId), async (tx) => {
+      const [rows, total] = await tx.findAndCount(GenerationRecordEntity, {
+        where: { tenantId, ...(appId && { appId }), ...(userId !== undefined && { userId }) },
+        order: { [orderBy]: direction, id: direction },
+        skip: query.offset,
+        take: query.limit,
+      });
+      return { total, rows: rows.map(toRecord) };
+    });
+  }
+
+  /** Generations that a dead process wrote, of every tenant. */
+  orphaned(leaseMs: number, limit: number): Promise<OrphanedGeneration[]> {
+    return this.database.one(platformScope(), orphanedGenerations(leaseMs, limit));
+  }
+}
+
+/**
+ * Ends a record once: true for whoever did. One that was taken for interrupted and finishes after all is overwritten.
+ */
+export const endGeneration = (
+  tenantId: TenantId,
+  id: GenerationRecordId,
+  end: GenerationResult,
+): Statement<boolean> => ({
+  name: 'generation-end',
+  text: `with gone as (delete from generations_in_progress where record_id = $2 and tenant_id = $1)
+    update generation_records set status = $3, result = $4, images = $5, prompt_tokens = $6, completion_tokens = $7,
+      total_tokens = $8, credits = $9, error_code = $10, error_message = $11, ended_at = now()
+    where tenant_id = $1 and id = $2
+      and (status = 'running' or status = 'interrupted' and $3 <> 'interrupted')
+    returning id`,
+  values: [
+    tenantId,
+    id,
+    end.status,
+    end.result,
+    JSON.stringify(end.images),
+    end.promptTokens,
+    end.completionTokens,
+    end.totalTokens,
+    end.credits,
+    end.error?.code ?? null,
+    end.error?.message ?? null,
+  ],
+  map: (rows) => rows.length > 0,
+});
+
+const orphanedGenerations = (leaseMs: number, limit: number): Statement<OrphanedGeneration[]> => ({
+  name: 'generation-orphans',
+  text: `select g.tenant_id, g.record_id from generations_in_progress g
+    where not exists (select 1 from nodes n where n.incarnation = g.incarnation
+      and n.heartbeat_at > now() - $1 * interval '1 millisecond')
+    order by g.record_id limit $2`,
+  values: [leaseMs, limit],
+  map: (rows) =>
+    rows.map((row) => ({
+      tenantId: row.tenant_id as TenantId,
+      recordId: row.record_id as GenerationRecordId,
+    })),
+});
+
+function toRecord(row: GenerationRecordEntity): GenerationRecord {
+  const { errorCode, errorMessage, ...rest } = row;
+  return {
+    ...rest,
+    id: row.id as GenerationRecordId,
+    tenantId: row.tenantId as TenantId,
+    appId: row.appId as GenerationAppId,
+    type: row.type as GenerationType,
+    keyId: row.keyId as ApiKeyId | null,
+    modelServiceId: row.modelServiceId as ModelServiceId,
+    params: row.params as PromptValues,
+    parameters: row.parameters as Record<string, unknown>,
+    status: row.status as GenerationRecord['status'],
+    images: row.images as StoredImage[],
+    credits: Number(row.credits),
+    error: errorCode === null ? null : { code: errorCode, message: errorMessage ?? '' },
+  };
+}
