@@ -1,5 +1,5 @@
 import type { TextUsage, ToolCall, ToolCallDelta } from '../model-services';
-import type { BatchFormat } from '../realtime';
+import type { BatchFormat, StreamEnd } from '../realtime';
 
 /** `usage` of an answer. */
 export const usageRecord = ({ promptTokens, completionTokens, totalTokens }: TextUsage) => ({
@@ -15,6 +15,9 @@ export class ChunkFormat {
   private readonly base: string;
   private readonly text: string;
   private readonly tail = '},"logprobs":null,"finish_reason":null}]}\n\n';
+  /** Calls by index that were begun, and those whose name was told. */
+  private readonly begun = new Set<number>();
+  private readonly named = new Set<number>();
 
   constructor(
     id: string,
@@ -44,7 +47,9 @@ export class ChunkFormat {
   }
 
   toolCalls(deltas: readonly ToolCallDelta[]): string {
-    return deltas.map((delta) => this.delta(`"tool_calls":[${JSON.stringify(callRecord(delta))}]`)).join('');
+    return deltas
+      .map((delta) => this.delta(`"tool_calls":[${JSON.stringify(this.callRecord(delta))}]`))
+      .join('');
   }
 
   end(finishReason: string, usage: TextUsage): string {
@@ -55,20 +60,29 @@ export class ChunkFormat {
     return last + counts + DONE;
   }
 
+  /** Id and name once, whatever the provider repeats: clients add text to text. A call without an id gets one, as the whole answer has it. */
+  private callRecord({ index, id, name, arguments: text = '' }: ToolCallDelta) {
+    const first = !this.begun.has(index);
+    const named = name !== undefined && !this.named.has(index);
+    this.begun.add(index);
+    if (named) this.named.add(index);
+    return {
+      index,
+      ...(first && { id: id ?? `call_${index}`, type: 'function' }),
+      function: { ...(named && { name }), arguments: text },
+    };
+  }
+
   private delta(fields: string): string {
     return `${this.base}{"index":0,"delta":{${fields}${this.tail}`;
   }
 }
 
-/** A stored reply as chunks. */
-export function replyChunks(
-  format: ChunkFormat,
-  failed: (code: number, message: string) => string,
-): BatchFormat {
+/** A stored reply as chunks; `failed` gives the events of an end that is none, else null. */
+export function replyChunks(format: ChunkFormat, failed: (end: StreamEnd) => string | null): BatchFormat {
   return ({ pieces, end }) => {
     const text = format.pieces(pieces);
-    if (!end) return text;
-    return text + (end.error ? failed(end.error.code, end.error.message) : format.end('stop', end));
+    return end ? text + (failed(end) ?? format.end(end.finishReason ?? 'stop', end)) : text;
   };
 }
 
@@ -114,15 +128,5 @@ export function answerRecord({
       },
     ],
     usage: usageRecord(usage),
-  };
-}
-
-function callRecord({ index, id, name, arguments: text }: ToolCallDelta) {
-  const first = id !== undefined || name !== undefined;
-  return {
-    index,
-    ...(id !== undefined && { id }),
-    ...(first && { type: 'function' }),
-    function: { ...(name !== undefined && { name }), arguments: text ?? '' },
   };
 }

@@ -11,7 +11,7 @@ import { SseStream, type StreamBatch, type StreamCursor, type StreamEnd } from '
 import { Completions, ReplyEngine, toolsOf } from '../replies';
 import { answerRecord, ChunkFormat, DONE, replyChunks } from './chat-format';
 import { parseChatRequest, type ChatRequest } from './chat-request';
-import { openAiError } from './errors';
+import { openAiError, TURN_KEPT } from './errors';
 import { asWritten, EventQueue } from './event-queue';
 import { Models, type ChatModel } from './models';
 
@@ -25,6 +25,8 @@ interface Call {
 }
 
 const PIECES_A_TAKE = 256;
+/** Of a kept conversation, as on the other wires. */
+const MAX_TURN_CHARS = 32_000;
 const MAX_IDEMPOTENCY_KEY_CHARS = 255;
 
 /** `POST /v1/chat/completions` (protocols/openai.md), with and without `/api`. */
@@ -162,7 +164,7 @@ export class ChatController {
     });
     const reader = new Reader();
     const cursor = await this.replies.read(principal.tenantId, replyId, 0, reader.wake);
-    if (!cursor) throw new AppError('NOT_FOUND', { message: 'The reply has been erased.' });
+    if (!cursor) throw erased();
     if (request.stream) await this.streamReply(call, replyId, cursor, reader);
     else await this.wholeReply(call, replyId, cursor, reader);
   }
@@ -177,12 +179,19 @@ export class ChatController {
     const left = new Promise<void>((resolve) => reply.raw.once('close', resolve));
     for (;;) {
       const batch = await Promise.race([reader.next(cursor), left]);
+      if (batch === null) throw erased();
       // The reply goes on without its reader: it belongs to the conversation.
       if (!batch) break;
       text += batch.pieces.join('');
       if (!batch.end) continue;
       refuseFailed(batch.end);
-      const answer = { text, reasoning: '', toolCalls: [], finishReason: 'stop', usage: batch.end };
+      const answer = {
+        text,
+        reasoning: '',
+        toolCalls: [],
+        finishReason: batch.end.finishReason ?? 'stop',
+        usage: batch.end,
+      };
       void reply.send(answerRecord({ ...identity(id, request), ...answer }));
       break;
     }
@@ -196,9 +205,13 @@ export class ChatController {
     reader: Reader,
   ): Promise<void> {
     const chunks = formatOf(id, request);
-    const format = replyChunks(chunks, (status, message) => failure(statusError(status, message)));
+    const format = replyChunks(chunks, (end) => {
+      const failed = failureOf(end);
+      return failed && failure(failed);
+    });
     const left = new Promise<void>((resolve) => reply.raw.once('close', resolve));
     const first = await Promise.race([reader.next(cursor), left]);
+    if (first === null) throw erased();
     if (!first) {
       cursor.close();
       return;
@@ -257,15 +270,30 @@ function failure(error: AppError): string {
   return `data: ${JSON.stringify({ error: openAiError(error) })}\n\n${DONE}`;
 }
 
-function refuseFailed({ error }: StreamEnd): void {
-  if (error) throw statusError(error.code, error.message);
+function refuseFailed(end: StreamEnd): void {
+  const failed = failureOf(end);
+  if (failed) throw failed;
+}
+
+/** What a client is told of a kept reply that came to no regular end; null: it did. */
+function failureOf({ status, error }: StreamEnd): AppError | null {
+  if (error) return statusError(error.code, error.message);
+  return status === 'interrupted' ? statusError(503, 'The reply was interrupted.') : null;
 }
 
 function statusError(status: number, message: string): AppError {
   const [code] = (Object.entries(ERRORS) as [ErrorCode, { status: number }][]).find(
     ([, known]) => known.status === status,
   ) ?? ['INTERNAL'];
-  return new AppError(code, { message, ...(status === 429 && { retryAfterSeconds: 5 }) });
+  return new AppError(code, {
+    message,
+    cause: TURN_KEPT,
+    ...(status === 429 && { retryAfterSeconds: 5 }),
+  });
+}
+
+function erased(): AppError {
+  return new AppError('NOT_FOUND', { message: 'The reply has been erased.' });
 }
 
 /** The last message of the user is the turn; those before it are the history. */
@@ -273,7 +301,9 @@ function turnOf(messages: readonly ChatMessage[]): { turn: string; history: Bran
   const last = messages.findLastIndex(({ role }) => role === 'user');
   if (last < 0) throw badInput('messages', 'must hold a message of the user');
   const turn = textOf(messages[last]!, `messages.${last}`);
-  if (turn === '') throw badInput(`messages.${last}.content`, 'must not be empty');
+  if (turn === '' || turn.length > MAX_TURN_CHARS) {
+    throw badInput(`messages.${last}.content`, `must be 1 to ${MAX_TURN_CHARS} characters long`);
+  }
   const history = messages.slice(0, last).flatMap((message, i): BranchMessage[] => {
     const { role } = message;
     // What tools did belongs to the client's own loop.

@@ -1,5 +1,6 @@
 import type { AppError, ErrorCode } from '../common';
 import type { ErrorShape } from '../common/http';
+import { ProviderError } from '../model-services';
 
 export interface OpenAiError {
   readonly message: string;
@@ -29,6 +30,9 @@ const TYPES: Readonly<Partial<Record<ErrorCode, readonly [type: string, code: st
 /** What is wrong for good, however often it is sent again. The SDKs ask again after 408, 409, 429 and any 5xx unless told. */
 const FOR_GOOD: ReadonlySet<ErrorCode> = new Set(['CONFLICT', 'INTERNAL']);
 
+/** The cause of a failure whose turn is in a conversation by now: to send it again would be to say it again. */
+export const TURN_KEPT = new Error('the turn is kept');
+
 /** `{"error":{"message","type","param","code"}}` (protocols/openai.md). */
 export function openAiError(error: AppError): OpenAiError {
   const [type, code] = TYPES[error.code] ?? ['api_error', null];
@@ -52,7 +56,9 @@ export const openAiErrors: ErrorShape = {
 };
 
 /** `x-should-retry`, which the official SDKs obey; without it they go by the status. */
-function shouldRetry({ code, status }: AppError): Record<string, string> {
-  if (FOR_GOOD.has(code)) return { 'x-should-retry': 'false' };
+function shouldRetry({ code, status, cause }: AppError): Record<string, string> {
+  // What the provider refused it will refuse again: our credential, or the request.
+  const refused = status >= 500 && cause instanceof ProviderError && cause.failure === 'refused';
+  if (FOR_GOOD.has(code) || cause === TURN_KEPT || refused) return { 'x-should-retry': 'false' };
   return status === 429 || status >= 500 || code === 'REPLY_IN_PROGRESS' ? { 'x-should-retry': 'true' } : {};
 }

@@ -7,6 +7,8 @@ export interface StreamEnd {
   readonly completionTokens: number;
   readonly totalTokens: number;
   readonly credits: number;
+  /** Why the model stopped, as its provider says: `stop`, `length` … Absent once only the stored text is left. */
+  readonly finishReason?: string;
   readonly error?: { readonly code: number; readonly message: string };
 }
 

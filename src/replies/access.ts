@@ -1,4 +1,5 @@
-import type { Principal } from '../common';
+import { badInput, type Principal } from '../common';
+import { NO_TENANT } from '../tenancy';
 
 /**
  * Who may read, continue, watch and stop a dialogue, on every wire: the tenant's server (a key) any of its tenant, a
@@ -6,4 +7,9 @@ import type { Principal } from '../common';
  */
 export function onlyUserOf({ endUser, userId }: Principal): string | null {
   return endUser ? userId : null;
+}
+
+/** BAD_INPUT for the platform's root key that names no tenant: what is said and spent has to be somebody's. */
+export function requireTenant({ tenantId }: Principal): void {
+  if (tenantId === NO_TENANT) throw badInput('tenant-id', 'is needed with the root key');
 }

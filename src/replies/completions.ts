@@ -15,6 +15,7 @@ import {
   type ToolCallDelta,
 } from '../model-services';
 import { creditsOf, recordUsage } from '../usage';
+import { requireTenant } from './access';
 import { LiveReplies } from './live-replies';
 import { ToolRunner, type AssistantTools } from './tool-runner';
 
@@ -68,6 +69,7 @@ export class Completions implements OnModuleDestroy {
    * BAD_INPUT (the provider found the request wrong), OVERLOADED, SHUTTING_DOWN; the signal's reason when aborted.
    */
   run(request: CompletionRequest, sink: TextSink): Promise<Completion> {
+    requireTenant(request.principal);
     if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
     if (this.running.size + this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });

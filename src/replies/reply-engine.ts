@@ -27,7 +27,7 @@ import {
 } from '../messages';
 import { ModelServicesRepository, SERVICE_TYPE, type ResolvedService } from '../model-services';
 import { Bus, StreamLog, type StreamCursor } from '../realtime';
-import { onlyUserOf } from './access';
+import { onlyUserOf, requireTenant } from './access';
 import { LiveReply } from './live-reply';
 import { LiveReplies } from './live-replies';
 import { buildPrompt } from './prompt';
@@ -120,6 +120,7 @@ export class ReplyEngine implements OnModuleDestroy {
    * IDEMPOTENCY_MISMATCH, OVERLOADED, SHUTTING_DOWN, STORAGE_UNAVAILABLE.
    */
   async start(input: StartReply): Promise<StartedReply> {
+    requireTenant(input.principal);
     if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
     if (this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });

@@ -156,7 +156,13 @@ export class ReplyWriter {
     for (let attempt = 0; ; attempt += 1) {
       try {
         await this.database.run(tenantScope(tenantId), statements);
-        return { status: ending.status, ...counts, ...(ending.error && { error: ending.error }) };
+        const { finishReason } = ending.result ?? {};
+        return {
+          status: ending.status,
+          ...counts,
+          ...(finishReason && { finishReason }),
+          ...(ending.error && { error: ending.error }),
+        };
       } catch (error) {
         const away = error instanceof AppError && error.code === 'STORAGE_UNAVAILABLE';
         if (!away || Date.now() - now > GIVE_UP_STORING_MS) throw error;

@@ -128,7 +128,9 @@ class Rounds {
       attempts += result.attempts;
       const called = calls.all;
       usage = sum(usage, result.usage ?? this.estimate(text, called));
-      if (called.length === 0 || round >= MAX_ROUNDS) return { ...result, usage, attempts };
+      if (called.length === 0) return { ...result, usage, attempts };
+      // Offered none, it called one all the same: nobody is there to run it.
+      if (round >= MAX_ROUNDS) return { ...result, finishReason: 'stop', usage, attempts };
       this.messages.push({ role: 'assistant', content: text || null, tool_calls: called });
       const results = await Promise.all(called.map((call) => this.call(call)));
       this.messages.push(...results);
