@@ -24,6 +24,14 @@ function agentOf(target) {
 /** What tells the first piece: the wire's first frame and the provider's role chunk are none. */
 const MARKS = { sse: '"isEnd":false', openai: '"content":"' };
 
+let requests = 0;
+/** `target.fresh` names a field of the body that is another one in every request. */
+function bodyOf({ body, fresh }) {
+  if (!fresh) return body;
+  requests += 1;
+  return JSON.stringify({ ...JSON.parse(body), [fresh]: `bench-${requests}` });
+}
+
 class Stream {
   chunks = [];
   firstPieceMs = undefined;
@@ -33,10 +41,11 @@ class Stream {
   constructor(target, onFirstPiece) {
     this.target = target;
     this.onFirstPiece = onFirstPiece;
+    const body = bodyOf(target);
     this.began = performance.now();
     this.ended = new Promise((resolve, reject) => {
       agentOf(target).dispatch(
-        { origin: target.url, path: target.path, method: 'POST', headers: target.headers, body: target.body },
+        { origin: target.url, path: target.path, method: 'POST', headers: target.headers, body },
         {
           onRequestStart: (controller) => (this.controller = controller),
           onResponseStart: (_controller, status) => (this.status = status),
@@ -193,10 +202,10 @@ async function arriving({ targets, count, ratePerSecond }) {
   return { firstPieceMs };
 }
 
-/** Messages into existing dialogues, one after the other. */
-async function follow({ target, dialogueIds }) {
-  for (const id of dialogueIds) {
-    const body = JSON.stringify({ ...JSON.parse(target.body), id });
+/** One after the other, each with its own change of the body: the conversation that it goes on with. */
+async function follow({ target, changes }) {
+  for (const change of changes) {
+    const body = JSON.stringify({ ...JSON.parse(target.body), ...change });
     (await new Stream({ ...target, body }).ended).check();
   }
   return {};

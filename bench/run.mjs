@@ -1,13 +1,15 @@
-// node bench/run.mjs dialogue|im [--json] [--only <section>,…] [--cpu-prof <folder>] [--rows <n>]
+// node bench/run.mjs dialogue|openai|im [--json] [--only <section>,…] [--cpu-prof <folder>]
+//   openai: [--kinds <kind>,…], im: [--rows <n>]
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
 import * as dialogue from './dialogue.mjs';
 import { table } from './figures.mjs';
 import * as im from './im.mjs';
+import * as openai from './openai.mjs';
 import { stopAll } from './processes.mjs';
 
-const BENCHES = { dialogue, im };
+const BENCHES = { dialogue, openai, im };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -15,17 +17,24 @@ const { values, positionals } = parseArgs({
     json: { type: 'boolean' },
     only: { type: 'string' },
     'cpu-prof': { type: 'string' },
+    kinds: { type: 'string', default: openai.KIND_NAMES.join(',') }, // of `openai`
     rows: { type: 'string', default: '5000000' }, // of `im history`
   },
 });
 const bench = positionals.length === 1 && Object.hasOwn(BENCHES, positionals[0]) && BENCHES[positionals[0]];
 const only = values.only?.split(',') ?? bench.SECTIONS;
+const kinds = values.kinds.split(',');
 const historyRows = Number(values.rows);
-if (!bench || only.some((name) => !bench.SECTIONS.includes(name)) || !(historyRows >= im.FEW_ROWS)) {
+if (
+  !bench ||
+  only.some((name) => !bench.SECTIONS.includes(name)) ||
+  kinds.some((name) => !openai.KIND_NAMES.includes(name)) ||
+  !(historyRows >= im.FEW_ROWS)
+) {
+  const further = { openai: ` [--kinds ${openai.KIND_NAMES}]`, im: ` [--rows <${im.FEW_ROWS} or more>]` };
   for (const [name, { SECTIONS }] of Object.entries(BENCHES)) {
-    const more = name === 'im' ? ` [--rows <${im.FEW_ROWS} or more>]` : '';
     console.error(
-      `usage: run.mjs ${name} [--json] [--only ${SECTIONS.join(',')}] [--cpu-prof <folder>]${more}`,
+      `usage: run.mjs ${name} [--json] [--only ${SECTIONS.join(',')}] [--cpu-prof <folder>]${further[name] ?? ''}`,
     );
   }
   process.exit(2);
@@ -42,7 +51,7 @@ const [load] = loadavg();
 if (load > availableParallelism() / 4)
   say(`this machine is busy (load ${load.toFixed(1)}): times will be too long`);
 try {
-  const rows = await bench.measure({ only, profileDir: values['cpu-prof'], historyRows, say });
+  const rows = await bench.measure({ only, profileDir: values['cpu-prof'], kinds, historyRows, say });
   say('stopping');
   await stopAll();
   console.log(values.json ? JSON.stringify(rows, null, 2) : table(rows));

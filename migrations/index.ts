@@ -1,10 +1,14 @@
 import { CreateFoundation1795219200000 } from './1795219200000-create-foundation';
 import { CreateConversations1795300000000 } from './1795300000000-create-conversations';
 import { CreateSessions1795400000000 } from './1795400000000-create-sessions';
+import { CreateGenerations1795500000000 } from './1795500000000-create-generations';
+import { CreateUsage1795600000000 } from './1795600000000-usage';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
   CreateFoundation1795219200000,
   CreateConversations1795300000000,
   CreateSessions1795400000000,
+  CreateGenerations1795500000000,
+  CreateUsage1795600000000,
 ];

@@ -5,6 +5,7 @@ import { AdminModule, problemErrors } from './admin';
 import { AgentChannelModule, agentErrors } from './agent-channel';
 import { AssistantsModule } from './assistants';
 import { ErrorFilter } from './common/http';
+import { BlobLinks, BlobsModule } from './blobs';
 import { Config } from './config';
 import { DatabaseModule } from './database';
 import { DialogueAssistantModule, envelopeErrors } from './dialogue-assistant';
@@ -15,8 +16,9 @@ import { ObservabilityModule } from './observability';
 import { openAiErrors, OpenAiMediaModule, OpenAiModule } from './openai';
 import { Quickstart } from './quickstart';
 import { RealtimeModule } from './realtime';
-import { AuthGuard, RootKey, TenancyModule, UserTokens } from './tenancy';
+import { Authenticator, AuthGuard, RootKey, TenancyModule, UserTokens } from './tenancy';
 import { ToolSecrets, ToolsModule } from './tools';
+import { LimitsSource, UsageModule } from './usage';
 import { SecretOpener, WebhooksModule } from './webhooks';
 
 /** Secrets of webhooks, sealed in the installation's box. */
@@ -57,8 +59,16 @@ class FoundationsModule {
         { provide: ToolSecrets, useValue: toolSecretsOf(new SecretBox(secretKey)) },
         { provide: RootKey, useValue: new RootKey(rootKey) },
         { provide: UserTokens, useValue: new UserTokens(secretKey) },
+        { provide: BlobLinks, useValue: new BlobLinks(secretKey) },
+        {
+          provide: LimitsSource,
+          inject: [Authenticator],
+          useFactory: (authenticator: Authenticator): LimitsSource => ({
+            of: (principal) => authenticator.limitsOf(principal),
+          }),
+        },
       ],
-      exports: [Config, SecretBox, SecretOpener, ToolSecrets, RootKey, UserTokens],
+      exports: [Config, SecretBox, SecretOpener, ToolSecrets, RootKey, UserTokens, BlobLinks, LimitsSource],
     };
   }
 }
@@ -76,7 +86,9 @@ export class AppModule {
         ObservabilityModule,
         TenancyModule,
         MessagesModule,
+        UsageModule,
         AssistantsModule,
+        BlobsModule,
         ModelServicesModule,
         ToolsModule,
         DialogueAssistantModule,

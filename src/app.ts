@@ -8,7 +8,7 @@ import { assistantEntities } from './assistants';
 import { answerPreflights, forgiveEmptyBodies, nameRequests } from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
-import { FORM_LIMITS, refuseForms } from './forms';
+import { FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
 import { createLogger, PinoLogger, Readiness } from './observability';
@@ -61,6 +61,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   answerPreflights(adapter.getInstance<FastifyInstance>());
   forgiveEmptyBodies(adapter.getInstance<FastifyInstance>());
   refuseForms(adapter.getInstance<FastifyInstance>());
+  takeLongBodies(adapter.getInstance<FastifyInstance>());
   const routes: RegisteredRoute[] = [];
   adapter.getInstance().addHook('onRoute', ({ method, url }) => {
     for (const one of [method].flat()) routes.push({ method: one, url });

@@ -5,6 +5,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** Takes `multipart/form-data`; every other route refuses it. */
     takesForm?: boolean;
+    /** Longer bodies than BODY_LIMIT_BYTES, up to so many bytes: a file may be in the JSON. */
+    maxBodyBytes?: number;
   }
 }
 
@@ -23,5 +25,13 @@ export function refuseForms(server: FastifyInstance): void {
     if (request.isMultipart?.() && !request.routeOptions.config.takesForm) {
       throw new AppError('UNSUPPORTED_MEDIA_TYPE');
     }
+  });
+}
+
+/** For routes that say so themselves. */
+export function takeLongBodies(server: FastifyInstance): void {
+  server.addHook('onRoute', (route) => {
+    const { maxBodyBytes } = (route.config ?? {}) as { maxBodyBytes?: number };
+    if (maxBodyBytes !== undefined) route.bodyLimit = maxBodyBytes;
   });
 }

@@ -7,7 +7,7 @@ import { Database } from '../database';
 import { ModelProvidersRepository, ModelServicesRepository } from '../model-services';
 import { AuditLogRepository } from '../tenancy';
 import { Op, Operator, pathId } from './operator';
-import { CreateModelService, PageQuery, UpdateModelService } from './requests';
+import { CreateModelPrice, CreateModelService, PageQuery, UpdateModelService } from './requests';
 
 /** With the root key and no `tenant-id`: services shared by the platform; else a tenant's own. */
 @ApiTags('admin')
@@ -71,6 +71,29 @@ export class ModelServicesController {
       const before = await this.services.delete(tx, operator.tenantId, pathId(id));
       await this.auditLog.record(tx, operator.audit('delete', 'model-service', { before }));
       return before;
+    });
+  }
+
+  @Get(':id/prices')
+  @ApiOperation({ summary: 'Prices with the dates they hold from, newest first, those to come included' })
+  listPrices(@Op() operator: Operator, @Param('id') id: string) {
+    return this.database.transaction(operator.scope, async (tx) => ({
+      data: await this.services.listPrices(tx, operator.tenantId, pathId(id)),
+      nextCursor: null,
+    }));
+  }
+
+  @Post(':id/prices')
+  @ApiOperation({ summary: 'A price that holds from a date to come' })
+  addPrice(@Op() operator: Operator, @Param('id') id: string, @Body() price: CreateModelPrice) {
+    const serviceId = pathId<ModelServiceId>(id);
+    return this.database.transaction(operator.scope, async (tx) => {
+      const after = await this.services.addPrice(tx, operator.tenantId, serviceId, price);
+      await this.auditLog.record(
+        tx,
+        operator.audit('create', 'model-price', { after: { id: serviceId, ...after } }),
+      );
+      return after;
     });
   }
 

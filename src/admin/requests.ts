@@ -18,17 +18,42 @@ import {
   MaxLength,
   Min,
   registerDecorator,
+  ValidateBy,
   ValidateIf,
   ValidateNested,
 } from 'class-validator';
 import { isIP } from 'node:net';
 import { SCOPES, type Scope } from '../common';
+import { QUOTA_NAMES } from '../usage';
 import { EmptyIsAbsent, IsEntityId, IsJsonObject, IsPageLimit, NoNul } from '../common/http';
 
 const MAX_JSON_CHARS = 20_000;
 const MAX_PROMPT_CHARS = 200_000;
+const MAX_QUOTA = 1_000_000_000_000_000;
 
 const Present = () => ValidateIf((_, value) => value !== undefined);
+
+/** Quotas among the limits are numbers from 0: one that is not would limit nothing. */
+function HoldsQuotas(): PropertyDecorator {
+  return ValidateBy({
+    name: 'holdsQuotas',
+    validator: {
+      validate: (value: unknown) =>
+        Object.entries(value ?? {}).every(
+          ([name, limit]) =>
+            !QUOTA_NAMES.has(name) || (typeof limit === 'number' && limit >= 0 && limit <= MAX_QUOTA),
+        ),
+      defaultMessage: () => `$property must hold quotas as numbers from 0 to ${MAX_QUOTA}`,
+    },
+  });
+}
+
+/** An ISO 8601 time becomes a Date; anything else is left for the checks to refuse. */
+export function ToDate(): PropertyDecorator {
+  return Transform(({ value }: { value: unknown }): unknown =>
+    typeof value === 'string' && !Number.isNaN(Date.parse(value)) ? new Date(value) : value,
+  );
+}
 
 /** An IP address or a CIDR range. */
 function IsAddressOrRange(): PropertyDecorator {
@@ -97,6 +122,7 @@ export class CreateTenant {
   @Present()
   @IsObject()
   @IsJsonObject(MAX_JSON_CHARS)
+  @HoldsQuotas()
   limits?: Record<string, number>;
 
   @ApiPropertyOptional({ nullable: true, minimum: 1, maximum: 36500 })
@@ -123,9 +149,7 @@ export class CreateApiKey {
 
   @ApiPropertyOptional({ nullable: true, format: 'date-time' })
   @IsOptional()
-  @Transform(({ value }: { value: unknown }): unknown =>
-    typeof value === 'string' && !Number.isNaN(Date.parse(value)) ? new Date(value) : value,
-  )
+  @ToDate()
   @IsDate({ message: '$property must be an ISO 8601 time' })
   expiresAt?: Date | null;
 
@@ -140,6 +164,7 @@ export class CreateApiKey {
   @Present()
   @IsObject()
   @IsJsonObject(MAX_JSON_CHARS)
+  @HoldsQuotas()
   limits?: Record<string, number>;
 }
 export class UpdateApiKey extends PartialType(CreateApiKey, { skipNullProperties: false }) {}
@@ -343,6 +368,25 @@ export class CreateModelService {
   enabled?: boolean;
 }
 export class UpdateModelService extends PartialType(CreateModelService, { skipNullProperties: false }) {}
+
+export class CreateModelPrice {
+  @ApiProperty({ format: 'date-time', description: 'not yet come' })
+  @ToDate()
+  @IsDate({ message: '$property must be an ISO 8601 time' })
+  effectiveFrom!: Date;
+
+  @ApiProperty({ description: 'credits a million tokens' })
+  @IsNumber()
+  @Min(0)
+  @Max(1_000_000_000)
+  inputPrice!: number;
+
+  @ApiProperty({ description: 'credits a million tokens' })
+  @IsNumber()
+  @Min(0)
+  @Max(1_000_000_000)
+  outputPrice!: number;
+}
 
 export class CreateAssistant {
   @ApiProperty({

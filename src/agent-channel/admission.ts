@@ -66,18 +66,17 @@ export class Admission {
     const bearer =
       authorization === undefined ? undefined : (/^Bearer\s+(\S+)$/i.exec(authorization)?.[1] ?? '');
     const given = url.searchParams.get('token') ?? undefined;
-    const all = [own, bearer, given].filter((one) => one !== undefined);
-    if (all.length === 0) return this.local(headers, address);
+    if ((own ?? bearer ?? given) === undefined) return this.local(headers, address);
     const asked = { tenantId: text(headers['tenant-id']), userId: text(headers['user-id']), address };
     const found: Pick<Admitted, 'principal' | 'token'>[] = [];
-    for (const one of all) {
-      const credential = one.replace(/^Bearer\s+/i, '');
-      // A key in an address would end in logs: there only tokens count.
-      if (one !== given && (one === own || !TOKEN.test(credential))) {
-        const principal = await this.authenticator.authenticate({ apiKey: credential, ...asked });
-        found.push({ principal, token: null });
-      } else found.push(await this.byToken(credential));
+    for (const apiKey of [own, bearer]) {
+      if (apiKey === undefined) continue;
+      if (apiKey === bearer && apiKey !== own && TOKEN.test(apiKey)) found.push(await this.byToken(apiKey));
+      else
+        found.push({ principal: await this.authenticator.authenticate({ apiKey, ...asked }), token: null });
     }
+    // A key in an address would end in logs: there only tokens count.
+    if (given !== undefined) found.push(await this.byToken(given));
     const first = found[0]!;
     if (found.some(({ principal }) => principal.tenantId !== first.principal.tenantId))
       throw new AppError('UNAUTHENTICATED');

@@ -4,9 +4,9 @@ import type { FastifyRequest } from 'fastify';
 import type { AssistantWithVersion } from '../assistants';
 import { badInput, type Principal } from '../common';
 import { Caller, Scopes, validation } from '../common/http';
+import { tenantOf } from '../replies';
 import { Agents, type Author } from './agents';
 import { CreateAgentRequest, NumberedPage, UpdateAgentRequest } from './requests';
-import { tenantOf } from './tenant';
 
 /** Agents: a tenant's assistants by their slugs (protocols/agent-channel.md, "REST beside it"). */
 @ApiTags('agents')

@@ -26,6 +26,8 @@ export class ChannelConnection extends SocketWriter {
   readonly feeds = new Map<object, Feed>();
   /** Of the first ping that nothing has answered; 0: none waits. */
   pingedAt = 0;
+  /** Revoked or suspended: what waits of it is not said any more. */
+  lostAccess = false;
   /** Frames are dealt with one after the other: this is the last one's end. */
   last: Promise<void> = Promise.resolve();
   waiting = 0;

@@ -3,7 +3,7 @@ import { LRUCache } from 'lru-cache';
 import { AppError, TokenBucket, type Principal } from '../common';
 import { Config } from '../config';
 import { limitsOf, TenantsRepository, UserTokens } from '../tenancy';
-import { tenantOf } from './tenant';
+import { tenantOf } from '../replies';
 
 const CLIENT = 'channel';
 const DEFAULT_SECONDS = 900;

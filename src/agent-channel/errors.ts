@@ -35,6 +35,7 @@ const CODES: Readonly<Partial<Record<ErrorCode, ChannelCode>>> = {
   SHUTTING_DOWN: 'busy',
   STORAGE_UNAVAILABLE: 'busy',
   RATE_LIMITED: 'rate_limited',
+  QUOTA_EXCEEDED: 'quota_exceeded',
   BODY_TOO_LARGE: 'too_large',
   PROVIDER_FAILED: 'provider_error',
   PROVIDER_TIMEOUT: 'provider_timeout',

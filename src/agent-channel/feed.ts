@@ -2,7 +2,7 @@ import type { MessageId } from '../common';
 import type { StreamBatch } from '../realtime';
 import type { ReplyEngine } from '../replies';
 import type { ChannelConnection } from './channel-connection';
-import type { ShownReply } from './views';
+import { pairStart, type ShownReply } from './views';
 
 /** A reply that is to be shown. */
 export interface Wanted {
@@ -55,14 +55,9 @@ export class Feed {
   private async run(): Promise<void> {
     if (this.running) return;
     this.running = true;
-    try {
-      for (let next = this.queue.shift(); next && !this.closed; next = this.queue.shift())
-        await this.follow(next);
-    } catch (error) {
-      this.failed(error);
-    } finally {
-      this.running = false;
-    }
+    for (let next = this.queue.shift(); next && !this.closed; next = this.queue.shift())
+      await this.follow(next).catch(this.failed);
+    this.running = false;
   }
 
   private async follow({ replyId, requestId, stream, offset: from }: Wanted): Promise<void> {
@@ -72,6 +67,7 @@ export class Feed {
       ...this.about,
       messageId: replyId,
       stream,
+      aside: { after: 0, count: 0 },
       ...(requestId !== undefined && { requestId }),
     };
     const cursor = await this.replies.read(principal.tenantId, replyId, 0, () => this.wake(), view.asides);
@@ -91,16 +87,29 @@ export class Feed {
         }
         if (!stream) text += batch.pieces.join('');
         offset = batch.offset + batch.pieces.reduce((sum, { length }) => sum + length, 0);
-        connection.say(...view.pieces(shown, after(batch, from)));
-        if (batch.end) {
-          connection.say(...view.end(shown, batch.end, offset, text));
-          return;
+        const frames = view.pieces(shown, after(batch, from));
+        if (batch.end) frames.push(...this.sized(shown, view.end(shown, batch.end, offset, text)));
+        for (const frame of frames) {
+          connection.say(frame);
+          // Frame by frame: what one take brings may be more than may wait.
+          if (connection.congested) await connection.writable();
         }
-        if (connection.congested) await connection.writable();
+        if (batch.end) return;
       }
     } finally {
       cursor.close();
     }
+  }
+
+  /** A whole reply that is larger than what may wait for a client can't be sent as one. */
+  private sized(shown: ShownReply, frames: string[]): string[] {
+    const { view, settings } = this.connection;
+    if (shown.stream || frames.every((frame) => Buffer.byteLength(frame) <= settings.maxBufferedBytes / 2))
+      return frames;
+    const { agentId, sessionId, messageId, requestId } = shown;
+    const message = 'the reply is too long for one frame; resume it to get it in pieces';
+    const about = { agentId, sessionId, messageId, ...(requestId !== undefined && { requestId }) };
+    return [view.error({ ...about, code: 'too_large', message })];
   }
 }
 
@@ -119,18 +128,14 @@ export function after(batch: StreamBatch, from: number): StreamBatch {
   }
   const pieces = batch.pieces.slice(skipped);
   const [cut] = pieces;
+  let there = offset === from;
   if (cut !== undefined && offset < from) {
     const at = pairStart(cut, from - offset);
     pieces[0] = cut.slice(at);
     offset += at;
+    there = at === 0;
   }
   const first = batch.first + skipped;
-  const asides = batch.asides?.filter((one) => one.after >= first - 1);
+  const asides = batch.asides?.filter((one) => one.after >= (there ? first - 1 : first));
   return { ...batch, first, offset, pieces, ...(asides && { asides }) };
-}
-
-function pairStart(text: string, at: number): number {
-  const low = text.charCodeAt(at);
-  const high = text.charCodeAt(at - 1);
-  return low >= 0xdc00 && low <= 0xdfff && high >= 0xd800 && high <= 0xdbff ? at - 1 : at;
 }

@@ -52,7 +52,7 @@ const SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
     required: ['message'],
     properties: {
       ...session,
-      message: text(1, MAX_MESSAGE_CHARS),
+      message: { type: 'string', units: [1, MAX_MESSAGE_CHARS] },
       stream: { type: 'boolean' },
       modelServiceId: id,
     },
@@ -67,7 +67,15 @@ const SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
   },
 };
 
-const ajv = new Ajv();
+/** JSON Schema's own lengths count whole characters; what is said is measured in UTF-16 units, as on every wire. */
+const ajv = new Ajv().addKeyword({
+  keyword: 'units',
+  type: 'string',
+  validate: function units([min, max]: [number, number], value: string) {
+    return value.length >= min && value.length <= max;
+  },
+  error: { message: ({ schema }) => `must have ${(schema as number[]).join(' to ')} characters` },
+});
 const validators = new Map(Object.entries(SCHEMAS).map(([type, schema]) => [type, ajv.compile(schema)]));
 
 /** A frame that is not one of these; `requestId` where it could be read. */

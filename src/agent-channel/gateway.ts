@@ -7,7 +7,14 @@ import {
 } from '@nestjs/common';
 import type { RawData, WebSocket } from 'ws';
 import { AssistantsRepository } from '../assistants';
-import { IdGenerator, type ApiKeyId, type MessageId, type ModelServiceId, type TenantId } from '../common';
+import {
+  asId,
+  IdGenerator,
+  type ApiKeyId,
+  type MessageId,
+  type ModelServiceId,
+  type TenantId,
+} from '../common';
 import { Config } from '../config';
 import { DialoguesRepository } from '../messages';
 import { CLOSE, HandshakeRefused, SocketServer, type Handshake } from '../realtime';
@@ -107,8 +114,11 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     }
     const named = agentOf(handshake.url);
     const agentId = named ?? DEFAULT_AGENT;
+    // Postgres refuses NUL even in what it is only asked for.
     const known =
-      named !== null && (await this.assistants.findContact(principal.tenantId, { slug: agentId }));
+      named !== null &&
+      !named.includes('\0') &&
+      (await this.assistants.findContact(principal.tenantId, { slug: agentId }));
     if (named !== null && !(known && known.versionId)) {
       throw new HandshakeRefused(404, { error: `No agent ${agentId}.`, code: 'NOT_FOUND' });
     }
@@ -165,14 +175,17 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     for (const connection of this.connections) {
       const { principal, settings } = connection;
       if (lost.kind === 'suspended' && principal.tenantId === lost.tenantId) {
+        connection.lostAccess = true;
         connection.close(CLOSE.suspended, 'this tenant is suspended');
       } else if (lost.kind === 'key' && principal.keyId === lost.keyId) {
+        connection.lostAccess = true;
         connection.close(CLOSE.unauthorized, 'this key was revoked');
       } else if (lost.kind === 'revoked' && settings.token && principal.tenantId === lost.tenantId) {
         const { client, issuedAt } = settings.token;
         const meant = principal.userId === lost.userId && (lost.client === null || lost.client === client);
-        if (meant && issuedAt <= lost.at)
-          connection.close(CLOSE.unauthorized, 'the token was revoked; get another');
+        if (!meant || issuedAt > lost.at) continue;
+        connection.lostAccess = true;
+        connection.close(CLOSE.unauthorized, 'the token was revoked; get another');
       }
     }
   }
@@ -236,6 +249,21 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     const agentId = frame.agentId ?? connection.settings.agentId;
     const name = frame.sessionId ?? connection.ownSession;
     const session = await this.sessions.open(connection.principal, agentId, name);
+    try {
+      await this.inSession(connection, session, frame, name);
+    } finally {
+      this.sessions.letGo(session);
+    }
+  }
+
+  private async inSession(
+    connection: ChannelConnection,
+    session: Session,
+    frame: Exclude<ClientFrame, { type: 'ping' }>,
+    name: string,
+  ): Promise<void> {
+    // It may have gone meanwhile: whatever it watched from now on would stay.
+    if (!connection.open) return;
     switch (frame.type) {
       case 'chat':
         return this.chat(connection, session, frame, name);
@@ -251,7 +279,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
         const { requestId } = frame;
         connection.say(
           view.status('cancelled', {
-            agentId,
+            agentId: session.contact.slug,
             sessionId: name,
             ...(requestId !== undefined && { requestId }),
           }),
@@ -261,15 +289,19 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
   }
 
   private chat(connection: ChannelConnection, session: Session, frame: ChatFrame, name: string): void {
+    const { message, stream = true, requestId } = frame;
+    const modelServiceId = asId<ModelServiceId>(frame.modelServiceId);
+    if (frame.modelServiceId !== undefined && modelServiceId === null)
+      throw new ChannelError('bad_request', 'modelServiceId: is not an id');
     this.watch(connection, session, name);
-    const { message, stream = true, requestId, modelServiceId } = frame;
     this.sessions.say(session, {
       principal: connection.principal,
       content: message.toWellFormed(),
       stream,
-      modelServiceId: modelServiceId === undefined ? null : (String(modelServiceId) as ModelServiceId),
+      modelServiceId,
       ...(requestId !== undefined && { requestId }),
       failed: (error) => this.tell(connection, error, frame),
+      stands: () => !connection.lostAccess,
     });
   }
 
@@ -291,7 +323,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     );
     if (session.dialogueId === null) await this.greet(connection, slug, name);
     for (const replyId of await this.sessions.inProgress(principal, session)) {
-      feed.show({ replyId, stream: true, offset: 0 });
+      feed.show(session.asShown(replyId));
     }
   }
 
@@ -301,11 +333,14 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     { messageId, offset = 0, requestId }: ResumeFrame,
     name: string,
   ): Promise<void> {
-    const replyId = String(messageId) as MessageId;
-    const stored = await this.dialogues.findReply(connection.principal.tenantId, replyId);
-    if (session.dialogueId === null || stored?.dialogue.id !== session.dialogueId) {
+    const replyId = asId<MessageId>(messageId);
+    const { dialogueId } = session;
+    const stored =
+      replyId && dialogueId && (await this.dialogues.findReply(connection.principal.tenantId, replyId));
+    if (!replyId || !stored || stored.dialogue.id !== dialogueId) {
       throw new ChannelError('session_not_found', `messageId: no such reply in the session ${name}`);
     }
+    if (!connection.open) return;
     const feed = this.watch(connection, session, name);
     feed.again({ replyId, stream: true, offset, ...(requestId !== undefined && { requestId }) });
   }

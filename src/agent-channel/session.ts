@@ -10,6 +10,8 @@ export interface Chat {
   readonly requestId?: string;
   readonly modelServiceId: ModelServiceId | null;
   readonly failed: (error: unknown) => void;
+  /** False: who said it may not speak here any more. */
+  readonly stands: () => boolean;
 }
 
 /** One session as this process knows it: who is watching, and what waits to be said. */
@@ -17,21 +19,32 @@ export class Session {
   readonly feeds = new Set<Feed>();
   readonly waiting: Chat[] = [];
   running = false;
+  /** Frames that are being dealt with and mean it. */
+  held = 0;
   /** Null until the first turn is stored. */
   dialogueId: DialogueId | null = null;
   unwatch: (() => void) | undefined;
+  private latest: Wanted | undefined;
 
   constructor(
     readonly contact: Contact,
     readonly name: string,
+    /** What it is found under: whose it is, and its name. */
+    readonly key: string,
   ) {}
 
   get idle(): boolean {
-    return this.feeds.size === 0 && this.waiting.length === 0 && !this.running;
+    return this.feeds.size === 0 && this.waiting.length === 0 && !this.running && this.held === 0;
   }
 
   show(wanted: Wanted): void {
+    this.latest = wanted;
     for (const feed of this.feeds) feed.show(wanted);
+  }
+
+  /** A reply in progress as the others are shown it. */
+  asShown(replyId: MessageId): Wanted {
+    return this.latest?.replyId === replyId ? this.latest : { replyId, stream: true, offset: 0 };
   }
 }
 

@@ -5,11 +5,10 @@ import { AssistantsRepository, type Contact } from '../assistants';
 import { AppError, type Principal } from '../common';
 import { Caller, Scopes, validation } from '../common/http';
 import { DialoguesRepository, SessionsRepository, type DialogueMessage, type Session } from '../messages';
-import { onlyUserOf, ReplyEngine } from '../replies';
+import { onlyUserOf, ReplyEngine, tenantOf } from '../replies';
 import { credentialsOf } from '../tenancy';
 import { AgentSessionsQuery, ClearSessionRequest, isSessionName } from './requests';
 import { Sessions } from './sessions';
-import { tenantOf } from './tenant';
 
 /** Sessions of users with agents, as the tenant's server sees and clears them (protocols/agent-channel.md). */
 @ApiTags('agents')

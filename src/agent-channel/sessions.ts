@@ -1,6 +1,6 @@
-import { Injectable, Logger } from '@nestjs/common';
+import { Injectable } from '@nestjs/common';
 import { AssistantsRepository, type Contact } from '../assistants';
-import { AppError, type AssistantId, type DialogueId, type MessageId, type Principal } from '../common';
+import { AppError, asId, type AssistantId, type DialogueId, type MessageId, type Principal } from '../common';
 import { DialoguesRepository, SessionsRepository } from '../messages';
 import { Bus } from '../realtime';
 import { onlyUserOf, ReplyEngine } from '../replies';
@@ -13,13 +13,16 @@ const MAX_WAITING = 16;
 const BUSY_PATIENCE_MS = 120_000;
 const BUSY_RETRY_MS = 250;
 const forgetTopic = 'channel.forget';
+/** No name has it: none holds NUL. */
+const OWN = '\0own';
 
-/** The sessions that somebody has open on this process, under every name they are known by. */
+/**
+ * The sessions that somebody has open on this process, by name. Two names of one dialogue are two of them; each watches
+ * it, and the engine sees to it that one message is answered after the other.
+ */
 @Injectable()
 export class Sessions {
-  private readonly logger = new Logger(Sessions.name);
   private readonly byName = new Map<string, Session>();
-  private readonly byDialogue = new Map<DialogueId, Session>();
 
   constructor(
     private readonly replies: ReplyEngine,
@@ -42,22 +45,29 @@ export class Sessions {
     return { ...contact, versionId };
   }
 
-  /** The session of that name of this user with the agent, or of the dialogue whose id the name is. */
+  /**
+   * The session of that name of this user with the agent, or of the dialogue whose id the name is. Held until `letGo`.
+   */
   async open(principal: Principal, slug: string, name: string): Promise<Session> {
     const contact = await this.agent(principal, slug);
     const { tenantId, userId } = principal;
     const { assistantId } = contact;
     const key = nameKey(principal, assistantId, name);
-    const open = this.byName.get(key);
-    if (open) return open;
-    const found = await this.sessions.find({ tenantId, userId, assistantId, name }, onlyUserOf(principal));
-    let session = this.byName.get(key) ?? (found && this.byDialogue.get(found));
-    if (!session) {
-      session = new Session(contact, name);
-      if (found) this.bind(session, principal, found);
+    let session = this.byName.get(key);
+    // Its first turn may have been stored on another wire or node since.
+    if (!session?.dialogueId) {
+      const found = await this.sessions.find({ tenantId, userId, assistantId, name }, onlyUserOf(principal));
+      session = this.byName.get(key) ?? new Session(contact, name, key);
+      if (found && session.dialogueId === null) this.bind(session, principal, found);
+      this.byName.set(key, session);
     }
-    this.byName.set(key, session);
+    session.held += 1;
     return session;
+  }
+
+  letGo(session: Session): void {
+    session.held -= 1;
+    this.release(session);
   }
 
   /** What is being written in it now, for who comes to watch. */
@@ -82,10 +92,8 @@ export class Sessions {
   release(session: Session): void {
     if (!session.idle) return;
     session.unwatch?.();
-    for (const [key, one] of this.byName) if (one === session) this.byName.delete(key);
-    if (session.dialogueId && this.byDialogue.get(session.dialogueId) === session) {
-      this.byDialogue.delete(session.dialogueId);
-    }
+    session.unwatch = undefined;
+    if (this.byName.get(session.key) === session) this.byName.delete(session.key);
   }
 
   /** Its name begins a new dialogue from now on, on every node. */
@@ -95,19 +103,19 @@ export class Sessions {
 
   /** Who watches it goes on watching, and what waits in it is said in the new dialogue. */
   private drop(key: string): void {
-    const session = this.byName.get(key);
-    if (!session?.dialogueId) return;
-    session.unwatch?.();
-    session.unwatch = undefined;
-    if (this.byDialogue.get(session.dialogueId) === session) this.byDialogue.delete(session.dialogueId);
-    session.dialogueId = null;
+    for (const session of [this.byName.get(key), this.byName.get(key + OWN)]) {
+      // A dialogue's id leads to it for ever.
+      if (!session?.dialogueId || asId(session.name) === session.dialogueId) continue;
+      session.unwatch?.();
+      session.unwatch = undefined;
+      session.dialogueId = null;
+    }
   }
 
   private bind(session: Session, { tenantId }: Principal, dialogueId: DialogueId): void {
     if (session.dialogueId === dialogueId) return;
     session.unwatch?.();
     session.dialogueId = dialogueId;
-    if (!this.byDialogue.has(dialogueId)) this.byDialogue.set(dialogueId, session);
     session.unwatch = this.replies.watch(tenantId, dialogueId, (replyId, note) =>
       session.show(wantedOf(replyId, note)),
     );
@@ -119,7 +127,7 @@ export class Sessions {
     session.running = true;
     for (let chat = session.waiting.shift(); chat; chat = session.waiting.shift()) {
       try {
-        await this.turn(session, chat);
+        if (chat.stands()) await this.turn(session, chat);
       } catch (error) {
         chat.failed(error);
       }
@@ -137,6 +145,7 @@ export class Sessions {
         const note = noteOf(chat);
         const started = await this.replies.start({
           principal,
+          wire: 'channel',
           versionId,
           modelServiceId: chat.modelServiceId,
           dialogueId: session.dialogueId,
@@ -153,6 +162,7 @@ export class Sessions {
       } catch (error) {
         const busy = error instanceof AppError && error.code === 'REPLY_IN_PROGRESS';
         if (!busy || Date.now() > giveUpAt) throw error;
+        if (!chat.stands()) return;
         // Somebody else's turn, on another wire or node.
         const writing = await this.inProgress(principal, session);
         if (writing.length === 0) await new Promise((resolve) => setTimeout(resolve, BUSY_RETRY_MS).unref());
@@ -175,6 +185,8 @@ export class Sessions {
   }
 }
 
-function nameKey({ tenantId, userId }: Principal, assistantId: AssistantId, name: string): string {
-  return `${tenantId}\n${assistantId}\n${userId}\n${name}`;
+/** What a dialogue's id leads to depends on who asks: a user's own token leads to that user's alone. */
+function nameKey({ tenantId, userId, endUser }: Principal, assistantId: AssistantId, name: string): string {
+  const own = endUser && asId(name) !== null ? OWN : '';
+  return `${tenantId}\n${assistantId}\n${userId}\n${name}${own}`;
 }

@@ -12,6 +12,8 @@ export interface ShownReply {
   readonly requestId?: string;
   /** False: one whole `message` instead of pieces. */
   readonly stream: boolean;
+  /** The piece after which something last happened beside the text, and how often it did: what its events are called. */
+  readonly aside: { after: number; count: number };
 }
 
 export interface ChannelFailure {
@@ -19,7 +21,30 @@ export interface ChannelFailure {
   readonly code: ChannelCode;
   readonly message: string;
   readonly sessionId?: string;
+  readonly messageId?: MessageId;
   readonly requestId?: string;
+}
+
+/** As JSON at most 96 KiB: a frame must not be near what may wait for a client. */
+const MAX_FRAME_CHARS = 16_384;
+
+/** A place in a text that is in no surrogate pair: this one, or the one before it. */
+export function pairStart(text: string, at: number): number {
+  const low = text.charCodeAt(at);
+  const high = text.charCodeAt(at - 1);
+  return low >= 0xdc00 && low <= 0xdfff && high >= 0xd800 && high <= 0xdbff ? at - 1 : at;
+}
+
+/** A piece as large as a whole stored reply goes out in several. */
+function inFrames(piece: string): string[] {
+  if (piece.length <= MAX_FRAME_CHARS) return [piece];
+  const parts: string[] = [];
+  for (let at = 0; at < piece.length;) {
+    const end = pairStart(piece, at + MAX_FRAME_CHARS);
+    parts.push(piece.slice(at, end));
+    at = end;
+  }
+  return parts;
 }
 
 /** How one dialect of the channel says what happens: texts of frames, in order. */
@@ -53,7 +78,7 @@ export const plainView: View = {
     const head = `{"type":"stream","agentId":${JSON.stringify(reply.agentId)},"content":`;
     const tail = `,${JSON.stringify(named(reply)).slice(1, -1)},"offset":`;
     let at = offset;
-    return pieces.map((piece) => {
+    return pieces.flatMap(inFrames).map((piece) => {
       const frame = `${head}${JSON.stringify(piece)},"done":false${tail}${at}}`;
       at += piece.length;
       return frame;
@@ -105,11 +130,16 @@ export const eventView: View = {
     let next = 0;
     const upTo = (place: number): void => {
       for (; next < asides.length && asides[next]!.after <= place; next += 1)
-        frames.push(asideEvent(reply, asides[next]!, next));
+        frames.push(asideEvent(reply, asides[next]!));
     };
     upTo(first - 1);
-    pieces.forEach((content, i) => {
-      if (reply.stream) frames.push(event('text', { content }, about(reply, first + i)));
+    pieces.forEach((piece, i) => {
+      if (reply.stream) {
+        inFrames(piece).forEach((content, part) => {
+          const number = part === 0 ? first + i : `${first + i}+${part}`;
+          frames.push(event('text', { content }, about(reply, number)));
+        });
+      }
       upTo(first + i);
     });
     return frames;
@@ -136,8 +166,11 @@ export const eventView: View = {
     event('status', { status: 'pong' }, { agentId: '', ...(requestId !== undefined && { requestId }) }),
 };
 
-function asideEvent(reply: ShownReply, { after, aside }: PlacedAside, place: number): string {
-  const told = about(reply, `${after}.${place}`);
+function asideEvent(reply: ShownReply, { after, aside }: PlacedAside): string {
+  const last = reply.aside;
+  if (last.after !== after) Object.assign(last, { after, count: 0 });
+  last.count += 1;
+  const told = about(reply, `${after}.${last.count}`);
   if (aside.type === 'think') return event('think', { content: aside.content }, told);
   if (aside.type === 'tool')
     return event('tool', { tool: aside.tool, args: aside.args, callId: aside.id }, told);

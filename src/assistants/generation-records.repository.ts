@@ -9,7 +9,7 @@ import {
   type TenantId,
 } from '../common';
 import { Database, platformScope, tenantScope, type Statement } from '../database';
-import type { GenerationType } from './generation-apps.repository';
+import { GENERATION_TYPE, type GenerationType } from './generation-apps.repository';
 import { GenerationRecordEntity } from './generation-record.entity';
 import type { PromptValues } from './prompt-template';
 
@@ -54,7 +54,15 @@ export interface Idempotency {
 
 export type GenerationDraft = Omit<
   GenerationRecord,
-  'status' | 'result' | 'images' | 'promptTokens' | 'completionTokens' | 'totalTokens' | 'credits' | 'error' | 'createdAt'
+  | 'status'
+  | 'result'
+  | 'images'
+  | 'promptTokens'
+  | 'completionTokens'
+  | 'totalTokens'
+  | 'credits'
+  | 'error'
+  | 'createdAt'
 >;
 
 export interface GenerationResult {
@@ -106,7 +114,7 @@ export class GenerationRecordsRepository {
       );
     }
     // A simultaneous second request waits here for the first one's commit.
-    const { raw } = await tx
+    const inserted = await tx
       .createQueryBuilder()
       .insert()
       .into(GenerationRecordEntity)
@@ -115,22 +123,23 @@ export class GenerationRecordsRepository {
       .returning('id')
       .updateEntity(false)
       .execute();
-    if ((raw as unknown[]).length > 0) return { id: draft.id, isNew: true };
+    if ((inserted.raw as unknown[]).length > 0) return { id: draft.id, isNew: true };
     const first = await tx.findOneByOrFail(GenerationRecordEntity, { tenantId, idempotencyKey: key! });
     if (first.requestHash !== idempotency?.requestHash) throw new AppError('IDEMPOTENCY_MISMATCH');
     return { id: first.id as GenerationRecordId, isNew: false };
   }
 
   /** From now on this process answers for the record. */
-  async claim(
-    tx: EntityManager,
-    { id, tenantId }: GenerationDraft,
-    incarnation: bigint,
-  ): Promise<void> {
+  async claim(tx: EntityManager, { id, tenantId }: GenerationDraft, incarnation: bigint): Promise<void> {
     await tx.query(
       'insert into generations_in_progress (record_id, tenant_id, incarnation) values ($1, $2, $3)',
       [id, tenantId, incarnation.toString()],
     );
+  }
+
+  /** Those of this transaction among them. */
+  countRunningImages(tx: EntityManager, tenantId: TenantId): Promise<number> {
+    return tx.countBy(GenerationRecordEntity, { tenantId, type: GENERATION_TYPE.image, status: 'running' });
   }
 
   find(tenantId: TenantId, id: GenerationRecordId): Promise<GenerationRecord | null> {
@@ -141,10 +150,7 @@ export class GenerationRecordsRepository {
   }
 
   /** A page of a tenant's records, and how many there are. */
-  list(
-    tenantId: TenantId,
-    query: RecordListQuery,
-  ): Promise<{ total: number; rows: GenerationRecord[] }> {
+  list(tenantId: TenantId, query: RecordListQuery): Promise<{ total: number; rows: GenerationRecord[] }> {
     const { appId, userId, orderBy, descending } = query;
     const direction = descending ? 'desc' : 'asc';
     return this.database.transaction(tenantScope(tenantId), async (tx) => {

@@ -31,7 +31,7 @@ export function checkTemplate(template: string, variables: readonly PromptVariab
   const names = variables.map(({ name }) => name);
   const errors: FieldError[] = variables.flatMap((variable, index) => {
     const about = (field: string, message: string) => [{ field: `variables.${index}.${field}`, message }];
-    if (names.indexOf(variable.name) < index) return about('name', 'is already another variable\'s');
+    if (names.indexOf(variable.name) < index) return about('name', "is already another variable's");
     if (variable.type === 'select' && variable.choices.length === 0)
       return about('choices', 'are needed for a select');
     if (new Set(variable.choices).size < variable.choices.length)

@@ -19,6 +19,7 @@ export const ERRORS = {
   UNSUPPORTED_MEDIA_TYPE: { status: 415, message: 'Send JSON: Content-Type application/json.' },
   IDEMPOTENCY_MISMATCH: { status: 422, message: 'This Idempotency-Key was used with another request.' },
   RATE_LIMITED: { status: 429, message: 'Too many requests; come back later.' },
+  QUOTA_EXCEEDED: { status: 429, message: 'The quota of this day or month is used up.' },
   INTERNAL: { status: 500, message: 'Something went wrong here; it has been logged.' },
   PROVIDER_FAILED: { status: 502, message: 'The model provider failed.' },
   OVERLOADED: { status: 503, message: 'Too much is going on here right now; come back in a moment.' },
@@ -42,6 +43,8 @@ export interface AppErrorOptions {
   readonly message?: string;
   readonly errors?: readonly FieldError[];
   readonly retryAfterSeconds?: number;
+  /** What HTTP wires say besides, by lower-case name. */
+  readonly headers?: Readonly<Record<string, string>>;
   readonly cause?: unknown;
 }
 
@@ -49,6 +52,7 @@ export interface AppErrorOptions {
 export class AppError extends Error {
   readonly errors: readonly FieldError[];
   readonly retryAfterSeconds: number | undefined;
+  readonly headers: Readonly<Record<string, string>>;
 
   constructor(
     readonly code: ErrorCode,
@@ -58,6 +62,7 @@ export class AppError extends Error {
     this.name = 'AppError';
     this.errors = options.errors ?? [];
     this.retryAfterSeconds = options.retryAfterSeconds;
+    this.headers = options.headers ?? {};
   }
 
   get status(): number {

@@ -9,6 +9,8 @@ export type AssistantVersionId = Id<'assistant-version'>;
 export type DialogueId = Id<'dialogue'>;
 export type MessageId = Id<'message'>;
 export type ConversationId = Id<'conversation'>;
+export type GenerationAppId = Id<'generation-app'>;
+export type GenerationRecordId = Id<'generation-record'>;
 export type WebhookId = Id<'webhook'>;
 
 const MAX_ID = 9_223_372_036_854_775_807n;

@@ -24,6 +24,9 @@ export class Config {
     if (env.NODE_ENV === 'production' && !env.PARLEY_SECRET_KEY) {
       throw new ConfigError('PARLEY_SECRET_KEY is required when NODE_ENV=production (32 characters or more)');
     }
+    if (!env.S3_ACCESS_KEY_ID !== !env.S3_SECRET_ACCESS_KEY) {
+      throw new ConfigError('S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY are needed together, or neither');
+    }
     return new Config(env);
   }
 

@@ -151,6 +151,16 @@ export const VARIABLES = {
     1,
     3_600,
   ),
+  S3_BUCKET: text('where generated images are kept; without it PostgreSQL keeps them'),
+  S3_ENDPOINT: url("an S3-compatible server; without it Amazon's own", ['http:', 'https:']),
+  S3_REGION: requiredText("the bucket's region", 'us-east-1'),
+  S3_ACCESS_KEY_ID: text("without it what the AWS SDK finds: its variables, files, the machine's role"),
+  S3_SECRET_ACCESS_KEY: secret('of that access key', 1),
+  S3_FORCE_PATH_STYLE: choice(
+    'true: the bucket is in the path and not in the host name, as most servers but Amazon want it',
+    ['true', 'false'],
+    'false',
+  ),
   PRIVATE_PROVIDER_ADDRESSES: choice(
     "auto: a tenant's own providers may point at private addresses except in production",
     ['auto', 'allow', 'refuse'],

@@ -132,6 +132,14 @@ export class Database implements OnApplicationShutdown {
     }
   }
 
+  /** SQL of a library that has tables of its own (pg-boss), under no scope: of ours it sees none. */
+  async foreign(text: string, values: readonly unknown[] = []): Promise<{ rows: Row[] }> {
+    return this.onClient(async (client) => {
+      // With parameters it could not hold several statements, which some of theirs do.
+      return values.length > 0 ? client.query<Row>(text, [...values]) : client.query<Row>(text);
+    });
+  }
+
   /** True when Postgres answers now. */
   async healthy(): Promise<boolean> {
     try {

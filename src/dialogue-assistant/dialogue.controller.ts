@@ -18,7 +18,6 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { AssistantsRepository } from '../assistants';
 import {
   AppError,
-  asId,
   badInput,
   type AssistantId,
   type AssistantVersionId,
@@ -35,11 +34,8 @@ import { list, success } from './envelope';
 import { pageOf } from './paging';
 import { dialogueRecord, dialogueRow, messageRow, replyRecord, sceneRecord } from './records';
 import { firstEvent, replyFormat } from './reply-events';
+import { idempotencyKeyOf, known, PROVIDER_RATE_RETRY_SECONDS } from './request-parts';
 import { DialogueListQuery, ListQuery, MAX_CONTENT_CHARS, SendMessage } from './requests';
-
-/** A provider that keeps refusing for rate was already asked three times: a client should leave it alone for a while. */
-const PROVIDER_RATE_RETRY_SECONDS = 10;
-const MAX_IDEMPOTENCY_KEY_CHARS = 255;
 
 const DIALOGUES = {
   pageSize: 10,
@@ -246,13 +242,6 @@ export class DialogueController {
   }
 }
 
-/** An id of the path; what can't be one is an id nobody has. */
-function known<T extends string>(value: string): T {
-  const id = asId(value);
-  if (!id) throw new AppError('NOT_FOUND');
-  return id as unknown as T;
-}
-
 /** Only a client that asks for JSON and neither for events nor for anything gets one answer. */
 function wantsJson(accept: string | undefined): boolean {
   return (
@@ -275,13 +264,10 @@ function idempotencyOf(
   versionId: AssistantVersionId | null,
   { speechUserDialogueMessage: { content, parentId }, modelServiceId, name, id }: SendMessage,
 ) {
-  const header = request.headers['idempotency-key'];
-  if (header === undefined || header === '') return null;
-  if (typeof header !== 'string' || header.length > MAX_IDEMPOTENCY_KEY_CHARS) {
-    throw badInput('Idempotency-Key', `must be at most ${MAX_IDEMPOTENCY_KEY_CHARS} characters`);
-  }
+  const key = idempotencyKeyOf(request);
+  if (key === null) return null;
   const same = [userId, versionId, content, parentId, modelServiceId, name, id];
-  return { key: header, requestHash: createHash('sha256').update(JSON.stringify(same)).digest('hex') };
+  return { key, requestHash: createHash('sha256').update(JSON.stringify(same)).digest('hex') };
 }
 
 /** The engine calls it `parentId`; on this wire it has a longer name. */

@@ -121,6 +121,65 @@ export class DialogueListQuery extends ListQuery {
   isUser?: 'true' | 'false';
 }
 
+export class RecordListQuery extends ListQuery {
+  @ApiPropertyOptional({ description: 'The app.' })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsEntityId()
+  templateId?: string;
+
+  @ApiPropertyOptional({
+    enum: ['true', 'false'],
+    description: "true: this user's; false: the whole space's",
+  })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsIn(['true', 'false'])
+  isUser?: 'true' | 'false';
+}
+
+export class Generate {
+  @ApiPropertyOptional({ type: Object, description: "The app's variables by name; others are ignored." })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsObject()
+  params?: Record<string, unknown>;
+
+  @ApiPropertyOptional({ description: "Overrides the app's model service; one of the same type." })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsEntityId()
+  modelServiceId?: string;
+}
+
+/** A recording that is not in a form: one of the two. */
+export class SpokenAudio {
+  @ApiPropertyOptional({ maxLength: 4000, description: 'where it can be fetched' })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsString()
+  @MaxLength(4_000)
+  url?: string;
+
+  @ApiPropertyOptional({ description: 'the file itself' })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsString()
+  base64?: string;
+
+  @ApiPropertyOptional({ description: 'accepted; what it is, its content says' })
+  @IsOptional()
+  format?: unknown;
+}
+
+export class AudioOptions {
+  @ApiPropertyOptional({ description: 'Default: the first that turns speech into text.' })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsEntityId()
+  modelServiceId?: string;
+}
+
 export class ModelListQuery extends ListQuery {
   @ApiPropertyOptional({ enum: [0, 1, 2, 3], description: '0 text, 1 image, 2 embedding, 3 speech to text' })
   @Transform(toInteger)

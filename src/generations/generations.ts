@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Injectable, Logger, type OnModuleDestroy } from '@nestjs/common';
-import { AppError, badInput, IdGenerator, within, type Principal } from '../common';
+import { AppError, badInput, IdGenerator, within, type MessageId, type Principal } from '../common';
 import { Config } from '../config';
 import { Database, tenantScope } from '../database';
 import {
@@ -19,7 +19,15 @@ import {
   type TranscriptionRequest,
   type TranscriptionResult,
 } from '../model-services';
-import { creditsOf, recordUsage, type LedgerEntry } from '../usage';
+import {
+  chargedOf,
+  creditsOf,
+  Quotas,
+  recordUsage,
+  settleUsage,
+  type LedgerEntry,
+  type Wire,
+} from '../usage';
 
 type Asked<R> = Omit<R, 'service'> & { readonly service: ResolvedService };
 type Counted<R> = R & { readonly counts: TextUsage };
@@ -34,6 +42,7 @@ interface Ending {
 interface Work<R> {
   /** What `model` must be: completes "is not …". */
   readonly kind: string;
+  readonly wire: Wire;
   readonly type: number;
   readonly service: ResolvedService;
   readonly signal: AbortSignal;
@@ -65,12 +74,14 @@ export class Generations implements OnModuleDestroy {
     private readonly database: Database,
     private readonly ids: IdGenerator,
     private readonly driver: MediaDriver,
+    private readonly quotas: Quotas,
   ) {}
 
   embed(principal: Principal, request: Asked<EmbeddingsRequest>): Promise<Counted<EmbeddingsResult>> {
     const { input, service, signal } = request;
     return this.run(principal, {
       kind: 'an embedding model service',
+      wire: 'embedding',
       type: SERVICE_TYPE.embedding,
       service,
       signal,
@@ -89,6 +100,7 @@ export class Generations implements OnModuleDestroy {
     const { prompt, service, signal } = request;
     return this.run(principal, {
       kind: 'an image model service',
+      wire: 'image',
       type: SERVICE_TYPE.image,
       service,
       signal,
@@ -104,6 +116,7 @@ export class Generations implements OnModuleDestroy {
     const { options, service, signal } = request;
     return this.run(principal, {
       kind: 'a speech model service',
+      wire: 'speech',
       type: SERVICE_TYPE.speech,
       service,
       signal,
@@ -142,6 +155,11 @@ export class Generations implements OnModuleDestroy {
     principal: Principal,
     work: Work<R>,
   ): Promise<Counted<R>> {
+    const { service, estimate } = work;
+    const id = this.ids.next<MessageId>();
+    const { promptTokens } = estimate();
+    const credits = creditsOf({ promptTokens, completionTokens: 0 }, service);
+    const reserved = await this.quotas.reserve(principal, id, { tokens: promptTokens, credits });
     const signal = AbortSignal.any([work.signal, this.stopping.signal]);
     const startedAt = Date.now();
     let result: R | undefined;
@@ -159,7 +177,7 @@ export class Generations implements OnModuleDestroy {
       ending = { outcome: 'failed', attempts: error.details.attempts, usage: null };
       throw appErrorOf(error);
     } finally {
-      await this.record(principal, work, ending, result, startedAt);
+      await this.record(principal, work, ending, result, { id, reserved, startedAt });
     }
     return { ...result, counts: countsOf(ending.usage, work.estimate(result)) };
   }
@@ -167,15 +185,19 @@ export class Generations implements OnModuleDestroy {
   /** Resolves when the row is stored, or the database is away: then it is stored later, and nobody is kept waiting. */
   private async record<R>(
     { tenantId, keyId, userId }: Principal,
-    { service, estimate }: Work<R>,
+    { service, estimate, wire }: Work<R>,
     { outcome, attempts, usage }: Ending,
     result: R | undefined,
-    startedAt: number,
+    {
+      id,
+      reserved,
+      startedAt,
+    }: { readonly id: MessageId; readonly reserved: boolean; readonly startedAt: number },
   ): Promise<void> {
     const counts = countsOf(usage, estimate(result));
     const entry: LedgerEntry = {
       tenantId,
-      messageId: this.ids.next(),
+      messageId: id,
       keyId,
       userId,
       assistantId: null,
@@ -187,17 +209,23 @@ export class Generations implements OnModuleDestroy {
       outcome,
       firstPieceMs: null,
       latencyMs: Date.now() - startedAt,
+      wire,
+      charged: chargedOf(service),
+    };
+    const store = async (): Promise<void> => {
+      const settled = reserved ? [settleUsage(tenantId, id, entry)] : [];
+      await this.database.run(tenantScope(tenantId), [recordUsage(entry), ...settled]);
     };
     try {
-      await this.database.one(tenantScope(tenantId), recordUsage(entry));
+      await store();
     } catch (error) {
-      const storing = this.recordLater(entry, error).finally(() => this.storing.delete(storing));
+      const storing = this.recordLater(entry, store, error).finally(() => this.storing.delete(storing));
       this.storing.add(storing);
     }
   }
 
   /** Never rejects. */
-  private async recordLater(entry: LedgerEntry, first: unknown): Promise<void> {
+  private async recordLater(entry: LedgerEntry, store: () => Promise<void>, first: unknown): Promise<void> {
     const since = Date.now();
     let error = first;
     for (let attempt = 0; isAway(error) && Date.now() - since < GIVE_UP_STORING_MS; attempt += 1) {
@@ -205,7 +233,7 @@ export class Generations implements OnModuleDestroy {
         this.logger.warn(`the database is away; usage ${entry.messageId} waits to be stored`);
       await delay(Math.min(100 * 2 ** attempt, MAX_STORE_DELAY_MS) * (0.5 + Math.random() / 2));
       try {
-        await this.database.one(tenantScope(entry.tenantId), recordUsage(entry));
+        await store();
         return;
       } catch (again) {
         error = again;

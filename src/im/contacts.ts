@@ -37,6 +37,7 @@ const MAX_ATTEMPTS = 10;
 const PIECES_A_TAKE = 200;
 const DRAIN_MS = 5_000;
 const FAILED = 'The assistant could not answer. Please try again.';
+const LIMITED = 'The assistant could not answer: a limit is reached. Please try again later.';
 
 /** What a reply came to. */
 interface Outcome {
@@ -157,6 +158,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     };
     const { dialogue, replyId } = await this.replies.start({
       principal,
+      wire: 'im',
       versionId,
       modelServiceId: null,
       dialogueId,
@@ -241,7 +243,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
         msgId: id,
         timestamp: Date.now(),
         // What exactly failed is the tenant's to know, not the user's: it stands with the reply.
-        content: text || (end.status === 'failed' ? FAILED : ''),
+        content: text || (end.status === 'failed' ? (end.error?.code === 429 ? LIMITED : FAILED) : ''),
         ...(end.status !== 'finished' && { status: end.status }),
         inReplyTo: request.messageId,
       },

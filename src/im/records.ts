@@ -8,6 +8,8 @@ import {
   type Standing,
 } from '../messages';
 
+export { tombstone } from '../messages';
+
 /** A conversation as one of its users sees it (protocols/im.md, `ready`). */
 export function conversationRecord(
   { id, kind, key, lastSeq, readSeq, unread, untilSeq }: Standing,
@@ -73,13 +75,6 @@ export function groupRecord({
     lastSeq,
     createdAt: createdAt.getTime(),
   };
-}
-
-/** What is left of a recalled message: who, where, and the sender's own id of it. */
-export function tombstone(frame: string): string {
-  const { type, source, target, msgType, msg } = parseExact(frame);
-  const { msgId, timestamp } = (msg ?? {}) as Record<string, unknown>;
-  return JSON.stringify({ type, source, target, msgType, msg: { msgId, timestamp } });
 }
 
 export function memberRecord({ userId, role, mutedUntil, joinedAt }: Member) {

@@ -11,7 +11,15 @@ import type {
 import { Database, platformScope, tenantScope, type Statement } from '../database';
 import { DialogueMessageEntity } from './dialogue-message.entity';
 import { DialogueEntity } from './dialogue.entity';
-import type { Dialogue, DialogueMessage, OrphanedReply, TurnDraft, TurnOutcome } from './records';
+import type {
+  BranchMessage,
+  Dialogue,
+  DialogueMessage,
+  OrphanedReply,
+  ReplyProgress,
+  TurnDraft,
+  TurnOutcome,
+} from './records';
 import {
   claimKey,
   claimSession,
@@ -24,6 +32,7 @@ import {
   releaseKey,
   releaseSession,
   repliesInProgress,
+  replyProgress,
   stopDialogue,
   storeFirstTurn,
   storeTurn,
@@ -62,8 +71,14 @@ export interface StoredReply {
 export class DialoguesRepository {
   constructor(private readonly database: Database) {}
 
-  /** Stores a turn: everything of it or nothing, in one round trip. */
-  async storeTurn(draft: TurnDraft): Promise<TurnOutcome> {
+  /**
+   * Stores a turn: everything of it or nothing, in one round trip. `alongside` makes statements of the prompt's branch
+   * that belong to the same transaction, and may fail it: then it takes two.
+   */
+  async storeTurn(
+    draft: TurnDraft,
+    alongside?: (branch: readonly BranchMessage[]) => readonly Statement<unknown>[],
+  ): Promise<TurnOutcome> {
     const scope = tenantScope(draft.tenantId);
     const keyed = draft.idempotency !== null;
     const statements: Statement<unknown>[] = [];
@@ -84,15 +99,27 @@ export class DialoguesRepository {
     const told = draft.dialogueId && draft.tellConversation ? add(tellConversation(draft)) : () => false;
     if (keyed) add(releaseKey(draft));
     const holder = keyed ? add(readKey(draft)) : () => null;
-    const results: unknown[] = await this.database.run(scope, statements);
-
-    const key = holder();
-    if (key && key.replyId !== draft.replyId) return { outcome: 'repeated', ...key };
-    const turn = stored();
-    if (turn) return { outcome: 'stored', ...turn, branch: branch(), told: told() };
-    if (named) return { outcome: 'session-taken' };
-    if (!found()) return { outcome: 'no-dialogue' };
-    return { outcome: parent() === 'in-progress' ? 'parent-in-progress' : 'no-parent' };
+    const outcome = (): TurnOutcome => {
+      const key = holder();
+      if (key && key.replyId !== draft.replyId) return { outcome: 'repeated', ...key };
+      const turn = stored();
+      if (turn) return { outcome: 'stored', ...turn, branch: branch(), told: told() };
+      if (named) return { outcome: 'session-taken' };
+      if (!found()) return { outcome: 'no-dialogue' };
+      return { outcome: parent() === 'in-progress' ? 'parent-in-progress' : 'no-parent' };
+    };
+    let results: unknown[] = [];
+    if (!alongside) {
+      results = await this.database.run(scope, statements);
+      return outcome();
+    }
+    let turn: TurnOutcome | undefined;
+    await this.database.runTwice(scope, statements, (found) => {
+      results = found;
+      turn = outcome();
+      return turn.outcome === 'stored' ? alongside(turn.branch) : [];
+    });
+    return turn!;
   }
 
   /** Null when this tenant has no reply (a message of role assistant) of that id. */
@@ -110,6 +137,11 @@ export class DialoguesRepository {
           }
         : null;
     });
+  }
+
+  /** False when it was erased. */
+  replyStands(tenantId: TenantId, replyId: MessageId): Promise<boolean> {
+    return this.database.one(tenantScope(tenantId), replyStands(tenantId, replyId));
   }
 
   /** Null when this tenant has no such dialogue. */
@@ -174,6 +206,11 @@ export class DialoguesRepository {
     return this.database.one(platformScope(), orphanedReplies(leaseMs, limit));
   }
 
+  /** Null when nobody writes it any more. */
+  progress(tenantId: TenantId, replyId: MessageId): Promise<ReplyProgress | null> {
+    return this.database.one(tenantScope(tenantId), replyProgress(tenantId, replyId));
+  }
+
   /** What a dead writer had checkpointed of a reply. */
   checkpointed(tenantId: TenantId, replyId: MessageId): Promise<{ content: string; reasoning: string }> {
     return this.database.one(tenantScope(tenantId), checkpointed(tenantId, replyId));
@@ -184,6 +221,13 @@ export class DialoguesRepository {
     return this.database.one(platformScope(), pruneKeys);
   }
 }
+
+const replyStands = (tenantId: TenantId, replyId: MessageId): Statement<boolean> => ({
+  name: 'reply-stands',
+  text: 'select 1 from dialogue_messages where tenant_id = $1 and id = $2',
+  values: [tenantId, replyId],
+  map: (rows) => rows.length > 0,
+});
 
 const checkpointed = (
   tenantId: TenantId,
@@ -197,7 +241,7 @@ const checkpointed = (
   map: ([row]) => ({ content: row?.content as string, reasoning: row?.reasoning as string }),
 });
 
-function fromEntity(row: DialogueEntity): Dialogue {
+export function fromEntity(row: DialogueEntity): Dialogue {
   return {
     ...row,
     id: row.id as DialogueId,
@@ -210,7 +254,7 @@ function fromEntity(row: DialogueEntity): Dialogue {
   };
 }
 
-function messageFromEntity(row: DialogueMessageEntity): DialogueMessage {
+export function messageFromEntity(row: DialogueMessageEntity): DialogueMessage {
   return {
     ...row,
     id: row.id as MessageId,

@@ -1,6 +1,8 @@
 import { Global, Module } from '@nestjs/common';
+import { ConversationErasure } from './conversation-erasure';
 import { ConversationsRepository } from './conversations.repository';
 import { DevicesRepository } from './devices.repository';
+import { DialogueArchive } from './dialogue-archive.repository';
 import { DialoguesRepository } from './dialogues.repository';
 import { MessageLog } from './message-log';
 import { MessagePartitions } from './message-partitions';
@@ -12,6 +14,8 @@ import { SessionsRepository } from './sessions.repository';
 @Module({
   providers: [
     DialoguesRepository,
+    DialogueArchive,
+    ConversationErasure,
     ConversationsRepository,
     DevicesRepository,
     MessageLog,
@@ -21,6 +25,8 @@ import { SessionsRepository } from './sessions.repository';
   ],
   exports: [
     DialoguesRepository,
+    DialogueArchive,
+    ConversationErasure,
     ConversationsRepository,
     DevicesRepository,
     MessageLog,

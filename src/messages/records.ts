@@ -78,6 +78,8 @@ export interface TurnDraft {
   readonly session: string | null;
   /** Of a new dialogue: what was said before, elsewhere. */
   readonly history: readonly (BranchMessage & { readonly id: MessageId })[];
+  /** Whose turn it is, for the ledger: should this process die, another one writes its row. */
+  readonly wire: string;
   /** Upper bound of the history read for the prompt, UTF-16 units. */
   readonly maxHistoryChars: number;
 }
@@ -130,6 +132,12 @@ export interface Checkpoint {
   readonly part: number;
   readonly content: string;
   readonly reasoning: string;
+}
+
+/** What is known of a reply that is being written, beside the reply. */
+export interface ReplyProgress {
+  readonly wire: string;
+  readonly keyId: ApiKeyId | null;
 }
 
 /** A reply whose writer is gone. */

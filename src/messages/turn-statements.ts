@@ -1,4 +1,4 @@
-import type { DialogueId, MessageId, TenantId } from '../common';
+import type { ApiKeyId, DialogueId, MessageId, TenantId } from '../common';
 import type { Statement } from '../database';
 import { DIALOGUE_COLUMNS, toDialogue, toMessage } from './rows';
 import type {
@@ -8,6 +8,7 @@ import type {
   DialogueMessage,
   OrphanedReply,
   ReplyEnding,
+  ReplyProgress,
   TurnDraft,
 } from './records';
 
@@ -95,8 +96,8 @@ export const storeFirstTurn = (
         select h.id, coalesce(lag(h.id) over (order by h.id), $11), h.role, h.content, 'finished', null
         from unnest($17::bigint[], $18::text[], $19::text[]) as h(id, role, content)) as m(id, parent_id, role, content, status, model_service_id)),
     progress as (
-      insert into replies_in_progress (message_id, tenant_id, dialogue_id, incarnation, key_id)
-      select $3, $2, d.id, $14, $15 from d)
+      insert into replies_in_progress (message_id, tenant_id, dialogue_id, incarnation, key_id, wire)
+      select $3, $2, d.id, $14, $15, $21 from d)
     select (extract(epoch from created_at) * 1000)::float8 as created_ms from d`,
   values: [
     draft.idempotency?.key ?? null,
@@ -119,6 +120,7 @@ export const storeFirstTurn = (
     draft.history.map(({ role }) => role),
     draft.history.map(({ content }) => content),
     draft.history.at(-1)?.id ?? null,
+    draft.wire,
   ],
   map: ([row]) => (row ? firstTurn(draft, new Date(row.created_ms as number)) : null),
 });
@@ -210,8 +212,8 @@ export const storeTurn = (
       insert into dialogue_messages (id, tenant_id, dialogue_id, parent_id, role, content, status, user_id, created_by, model_service_id)
       select $5, $1, $2, message.id, 'assistant', '', 'streaming', $7, $8, $9 from message returning id),
     progress as (
-      insert into replies_in_progress (message_id, tenant_id, dialogue_id, incarnation, key_id)
-      select reply.id, $1, $2, $10, $12 from reply),
+      insert into replies_in_progress (message_id, tenant_id, dialogue_id, incarnation, key_id, wire)
+      select reply.id, $1, $2, $10, $12, $14 from reply),
     dialogue as (
       update dialogues d set updated_at = now(), updated_by = $8, closed = false, model_service_id = $9
       from message where d.tenant_id = $1 and d.id = $2 returning d.*)
@@ -231,6 +233,7 @@ export const storeTurn = (
     draft.idempotency?.key ?? null,
     draft.keyId,
     draft.onlyUser,
+    draft.wire,
   ],
   map: ([row]) =>
     row
@@ -398,6 +401,13 @@ export const repliesInProgress = (tenantId: TenantId, id: DialogueId): Statement
   text: 'select message_id from replies_in_progress where tenant_id = $1 and dialogue_id = $2 order by message_id',
   values: [tenantId, id],
   map: (rows) => rows.map((row) => row.message_id as MessageId),
+});
+
+export const replyProgress = (tenantId: TenantId, replyId: MessageId): Statement<ReplyProgress | null> => ({
+  name: 'reply-progress',
+  text: 'select wire, key_id from replies_in_progress where tenant_id = $1 and message_id = $2',
+  values: [tenantId, replyId],
+  map: ([row]) => (row ? { wire: row.wire as string, keyId: row.key_id as ApiKeyId | null } : null),
 });
 
 /** Replies whose node has not been heard of for `leaseMs`. */

@@ -2,6 +2,7 @@ export * from './drivers/media.driver';
 export * from './drivers/text-driver';
 export * from './drivers/token-estimate';
 export * from './drivers/tool-calls';
+export type { ModelPrice } from './model-prices';
 export * from './model-providers.repository';
 export * from './model-services.module';
 export * from './model-services.repository';

@@ -3,6 +3,7 @@ import { IsNull, MoreThan, type EntityManager, type FindOptionsWhere } from 'typ
 import {
   AppError,
   asId,
+  badInput,
   cursorPage,
   FreshCache,
   IdGenerator,
@@ -15,6 +16,7 @@ import {
 import { Database, tenantScope, type Row, type Statement } from '../database';
 import type { ProviderEndpoint } from './drivers/text-driver';
 import type { ProviderCredential } from './model-providers.repository';
+import { listPrices, priced, PRICE_NOW, setPrice, type ModelPrice } from './model-prices';
 import { ModelServiceEntity } from './model-service.entity';
 import { SecretBox } from './secret-box';
 
@@ -111,7 +113,7 @@ export class ModelServicesRepository {
         .take(query.limit);
       if (query.type !== undefined) builder.andWhere('s.type = :type', { type: query.type });
       const [rows, total] = await builder.getManyAndCount();
-      return { total, rows: rows.map(toService) };
+      return { total, rows: await priced(tx, rows.map(toService)) };
     });
   }
 
@@ -123,13 +125,15 @@ export class ModelServicesRepository {
   ): Promise<ModelService> {
     const id = this.ids.next<ModelServiceId>();
     await tx.insert(ModelServiceEntity, { id, tenantId, ...mutable(input) });
+    const { inputPrice = 0, outputPrice = 0 } = input;
+    await setPrice(tx, tenantId, id, { effectiveFrom: null, inputPrice, outputPrice });
     return this.get(tx, tenantId, id);
   }
 
   async get(tx: EntityManager, tenantId: TenantId | null, id: ModelServiceId): Promise<ModelService> {
     const row = await tx.findOneBy(ModelServiceEntity, { ...own(tenantId), id });
     if (!row) throw new AppError('NOT_FOUND');
-    return toService(row);
+    return (await priced(tx, [toService(row)]))[0]!;
   }
 
   async list(
@@ -142,7 +146,7 @@ export class ModelServicesRepository {
       order: { id: 'asc' },
       take: query.limit + 1,
     });
-    return cursorPage(rows.map(toService), query.limit);
+    return cursorPage(await priced(tx, rows.map(toService)), query.limit);
   }
 
   async update(
@@ -151,6 +155,13 @@ export class ModelServicesRepository {
     id: ModelServiceId,
     change: ModelServiceInput,
   ): Promise<ModelService> {
+    const { inputPrice: input, outputPrice: output } = change;
+    if (input !== undefined || output !== undefined) {
+      const { inputPrice, outputPrice } = await this.get(tx, tenantId, id);
+      const price = { inputPrice: input ?? inputPrice, outputPrice: output ?? outputPrice };
+      if (price.inputPrice !== inputPrice || price.outputPrice !== outputPrice)
+        await setPrice(tx, tenantId, id, { effectiveFrom: null, ...price });
+    }
     await tx.update(
       ModelServiceEntity,
       { ...own(tenantId), id },
@@ -163,6 +174,25 @@ export class ModelServicesRepository {
     const service = await this.get(tx, tenantId, id);
     await tx.delete(ModelServiceEntity, { ...own(tenantId), id });
     return service;
+  }
+
+  /** Newest first, those to come included. NOT_FOUND for a service of another owner. */
+  async listPrices(tx: EntityManager, tenantId: TenantId | null, id: ModelServiceId): Promise<ModelPrice[]> {
+    await this.get(tx, tenantId, id);
+    return listPrices(tx, id);
+  }
+
+  /** NOT_FOUND for a service of another owner; BAD_INPUT for a date that has come. */
+  async addPrice(
+    tx: EntityManager,
+    tenantId: TenantId | null,
+    id: ModelServiceId,
+    price: Omit<ModelPrice, 'createdAt'>,
+  ): Promise<ModelPrice> {
+    await this.get(tx, tenantId, id);
+    if (price.effectiveFrom.getTime() <= Date.now())
+      throw badInput('effectiveFrom', 'is not in the future: what was used until now has its price');
+    return setPrice(tx, tenantId, id, price);
   }
 
   private toResolved(row: Row): ResolvedService {
@@ -197,11 +227,13 @@ export class ModelServicesRepository {
 }
 
 // The provider must be the service's owner's, or shared: a tenant's service can't borrow another's credential.
-const SELECT_RESOLVED = `select s.id, s.model, s.type, s.context_window, s.parameters, s.input_price, s.output_price,
+const SELECT_RESOLVED = `select s.id, s.model, s.type, s.context_window, s.parameters,
+           coalesce(price.input_price, s.input_price) as input_price, coalesce(price.output_price, s.output_price) as output_price,
            p.id as provider_id, p.kind, p.base_url, p.credentials, p.headers,
            p.connect_timeout_ms, p.first_piece_timeout_ms, p.idle_timeout_ms, p.total_timeout_ms
          from model_services s join model_providers p on p.id = s.provider_id
            and (p.tenant_id is null or p.tenant_id = s.tenant_id)
+         left join lateral (${PRICE_NOW}) price on true
          where (s.tenant_id = $1 or s.tenant_id is null) and s.enabled`;
 
 const findResolved = (tenantId: TenantId, id: ModelServiceId): Statement<Row | null> => ({

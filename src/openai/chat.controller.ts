@@ -151,6 +151,7 @@ export class ChatController {
     const { turn, history } = turnOf(request.messages);
     const { replyId } = await this.replies.start({
       principal,
+      wire: 'openai',
       versionId: version.id,
       modelServiceId: null,
       dialogueId: null,

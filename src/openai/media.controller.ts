@@ -11,10 +11,9 @@ import {
 } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { AppError, badInput, type Principal, type TenantId } from '../common';
-import { Caller, Scopes, validation } from '../common/http';
+import { Caller, readAudioForm, Scopes, validation, whilePresent } from '../common/http';
 import { audioFormatOf, Generations, ImageFetcher } from '../generations';
 import { ModelServicesRepository, type ResolvedService } from '../model-services';
-import { readAudioForm } from './audio-form';
 import { vectorIn } from './embedding-vectors';
 import { imageIn } from './image-forms';
 import { CreateEmbeddings, CreateImages, CreateTranscription } from './media-requests';
@@ -150,25 +149,6 @@ export class MediaController {
     const service = await this.services.findUsable(tenantId, model);
     if (!service) throw noSuchModel(model);
     return service;
-  }
-}
-
-/** Nobody is left to read an error when the client is gone. */
-async function whilePresent<T>(
-  reply: FastifyReply,
-  work: (signal: AbortSignal) => Promise<T>,
-): Promise<T | undefined> {
-  const gone = new AbortController();
-  const leave = (): void => gone.abort(new Error('the client left'));
-  reply.raw.once('close', leave);
-  if (reply.raw.destroyed) leave();
-  try {
-    return await work(gone.signal);
-  } catch (error) {
-    if (!gone.signal.aborted) throw error;
-    return undefined;
-  } finally {
-    reply.raw.off('close', leave);
   }
 }
 

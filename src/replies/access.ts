@@ -1,4 +1,4 @@
-import { badInput, type Principal } from '../common';
+import { badInput, type Principal, type TenantId } from '../common';
 import { NO_TENANT } from '../tenancy';
 
 /**
@@ -9,7 +9,8 @@ export function onlyUserOf({ endUser, userId }: Principal): string | null {
   return endUser ? userId : null;
 }
 
-/** BAD_INPUT for the platform's root key that names no tenant: what is said and spent has to be somebody's. */
-export function requireTenant({ tenantId }: Principal): void {
+/** Whose everything is that is said, kept and spent. BAD_INPUT for the platform's root key that names no tenant. */
+export function tenantOf({ tenantId }: Principal): TenantId {
   if (tenantId === NO_TENANT) throw badInput('tenant-id', 'is needed with the root key');
+  return tenantId;
 }

@@ -14,8 +14,8 @@ import {
   type TextUsage,
   type ToolCallDelta,
 } from '../model-services';
-import { creditsOf, recordUsage } from '../usage';
-import { requireTenant } from './access';
+import { chargedOf, creditsOf, estimateOf, Quotas, recordUsage, settleUsage, type Wire } from '../usage';
+import { tenantOf } from './access';
 import { LiveReplies } from './live-replies';
 import { ToolRunner, type AssistantTools } from './tool-runner';
 
@@ -29,6 +29,8 @@ export interface CompletionRequest {
   /** Aborted: the client has gone. Ends the provider's request, and the completion as `stopped`. */
   readonly signal: AbortSignal;
   readonly tools: AssistantTools | null;
+  /** For the ledger; by default the OpenAI wire's. */
+  readonly wire?: Wire;
 }
 
 export interface Completion {
@@ -58,6 +60,7 @@ export class Completions implements OnModuleDestroy {
     private readonly ids: IdGenerator,
     private readonly tools: ToolRunner,
     private readonly live: LiveReplies,
+    private readonly quotas: Quotas,
   ) {}
 
   newId(): MessageId {
@@ -66,10 +69,10 @@ export class Completions implements OnModuleDestroy {
 
   /**
    * Streams into `sink` and resolves when the usage is stored. Throws PROVIDER_FAILED, PROVIDER_TIMEOUT, RATE_LIMITED,
-   * BAD_INPUT (the provider found the request wrong), OVERLOADED, SHUTTING_DOWN; the signal's reason when aborted.
+   * QUOTA_EXCEEDED, BAD_INPUT (the provider found the request wrong), OVERLOADED, SHUTTING_DOWN; the signal's reason when aborted.
    */
   run(request: CompletionRequest, sink: TextSink): Promise<Completion> {
-    requireTenant(request.principal);
+    tenantOf(request.principal);
     if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
     if (this.running.size + this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
@@ -105,6 +108,11 @@ export class Completions implements OnModuleDestroy {
       () => controller.abort(new TooLong()),
       this.config.env.MAX_REPLY_CHARS,
     );
+    const reserved = await this.quotas.reserve(
+      request.principal,
+      request.id,
+      estimateOf(estimatePromptTokens(messages), parameters, service),
+    );
     const startedAt = Date.now();
     let result: TextResult | undefined;
     let failure: unknown;
@@ -115,7 +123,7 @@ export class Completions implements OnModuleDestroy {
       failure = signal.aborted ? signal.reason : error;
     }
     const usage = result?.usage ?? estimate(messages, counted.written);
-    await this.record(request, {
+    await this.record(request, reserved, {
       usage,
       estimated: !result?.usage,
       attempts: result?.attempts ?? (failure instanceof ProviderError ? failure.details.attempts : 1),
@@ -130,7 +138,8 @@ export class Completions implements OnModuleDestroy {
 
   /** A database that is away costs the row, and says so: the client's answer is not worth less for it. */
   private async record(
-    { principal, id, assistantId, service }: CompletionRequest,
+    { principal, id, assistantId, service, wire = 'openai' }: CompletionRequest,
+    reserved: boolean,
     ending: {
       readonly usage: TextUsage;
       readonly estimated: boolean;
@@ -143,9 +152,21 @@ export class Completions implements OnModuleDestroy {
     const { usage, ...rest } = ending;
     const { tenantId, keyId, userId } = principal;
     const credits = creditsOf(usage, service);
-    const row = { messageId: id, tenantId, keyId, userId, assistantId, modelServiceId: service.id, credits };
+    const row = {
+      messageId: id,
+      tenantId,
+      keyId,
+      userId,
+      assistantId,
+      modelServiceId: service.id,
+      credits,
+      wire,
+    };
     try {
-      await this.database.one(tenantScope(tenantId), recordUsage({ ...row, ...usage, ...rest }));
+      await this.database.run(tenantScope(tenantId), [
+        recordUsage({ ...row, ...usage, ...rest, charged: chargedOf(service) }),
+        ...(reserved ? [settleUsage(tenantId, id, { ...usage, credits })] : []),
+      ]);
     } catch (error) {
       this.logger.error({ err: error, usage: { ...row, ...usage } }, 'usage of a completion not stored');
     }

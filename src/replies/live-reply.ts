@@ -1,6 +1,7 @@
 import type { ApiKeyId, AssistantId, DialogueId, MessageId, TenantId } from '../common';
 import type { Checkpoint, FinalStatus } from '../messages';
 import type { PromptMessage, ResolvedService } from '../model-services';
+import type { Wire } from '../usage';
 import type { AssistantTools } from './tool-runner';
 
 /** Why a reply's provider request was aborted: it becomes the reply's status. */
@@ -22,6 +23,9 @@ export interface LiveReplySettings {
   readonly parameters: Readonly<Record<string, unknown>>;
   readonly prompt: readonly PromptMessage[];
   readonly tools: AssistantTools | null;
+  readonly wire: Wire;
+  /** Its usage was reserved, and is to be settled with its end. */
+  readonly reserved: boolean;
 }
 
 /** A reply that this process is writing now. */

@@ -25,9 +25,15 @@ import {
   type TurnDraft,
   type TurnOutcome,
 } from '../messages';
-import { ModelServicesRepository, SERVICE_TYPE, type ResolvedService } from '../model-services';
+import {
+  estimatePromptTokens,
+  ModelServicesRepository,
+  SERVICE_TYPE,
+  type ResolvedService,
+} from '../model-services';
 import { Bus, StreamLog, type StreamCursor } from '../realtime';
-import { onlyUserOf, requireTenant } from './access';
+import { estimateOf, overQuota, Quotas, reserveUsage, type Quota, type Wire } from '../usage';
+import { onlyUserOf, tenantOf } from './access';
 import { LiveReply } from './live-reply';
 import { LiveReplies } from './live-replies';
 import { buildPrompt } from './prompt';
@@ -59,6 +65,8 @@ export interface StartReply {
   readonly tellConversation?: boolean;
   /** Told to whoever watches the dialogue, with the reply's id. */
   readonly note?: string;
+  /** For the ledger; by default the assistant platform's. */
+  readonly wire?: Wire;
 }
 
 /** A reply that has begun in a watched dialogue, and the note of who began it. */
@@ -108,6 +116,7 @@ export class ReplyEngine implements OnModuleDestroy {
     private readonly live: LiveReplies,
     private readonly streams: StreamLog,
     private readonly bus: Bus,
+    private readonly quotas: Quotas,
   ) {
     this.unsubscribe = bus.subscribe(stopTopic, (replyId) =>
       this.live.get(replyId as MessageId)?.abort('stopped'),
@@ -117,10 +126,10 @@ export class ReplyEngine implements OnModuleDestroy {
   /**
    * Stores the user's message and begins the reply; resolves as soon as both are durable, before the provider has
    * answered. Throws NOT_FOUND (version, dialogue), BAD_INPUT (parentId, modelServiceId), REPLY_IN_PROGRESS,
-   * IDEMPOTENCY_MISMATCH, OVERLOADED, SHUTTING_DOWN, STORAGE_UNAVAILABLE.
+   * IDEMPOTENCY_MISMATCH, RATE_LIMITED, QUOTA_EXCEEDED, OVERLOADED, SHUTTING_DOWN, STORAGE_UNAVAILABLE.
    */
   async start(input: StartReply): Promise<StartedReply> {
-    requireTenant(input.principal);
+    tenantOf(input.principal);
     if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
     if (this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
@@ -133,6 +142,15 @@ export class ReplyEngine implements OnModuleDestroy {
     const service = await this.serviceFor(tenantId, input, version);
     if (input.parentId !== null && input.dialogueId === null) throw foreignParent();
     const assistantId = version?.assistantId ?? null;
+    const quota = await this.quotas.of(input.principal);
+    const wire = input.wire ?? 'dialogue';
+    const parameters = { ...service.parameters, ...version?.parameters, ...input.parameters };
+    const promptOf = (branch: readonly BranchMessage[]) =>
+      buildPrompt(version?.prompt ?? '', branch, service.contextWindow, parameters);
+    const reserve = (quota: Quota) => (branch: readonly BranchMessage[]) => {
+      const estimate = estimateOf(estimatePromptTokens(promptOf(branch)), parameters, service);
+      return [reserveUsage(quota, { id: draft.replyId, incarnation: null, ...estimate })];
+    };
 
     const draftOf = (dialogueId: DialogueId | null): TurnDraft => ({
       tenantId,
@@ -156,6 +174,7 @@ export class ReplyEngine implements OnModuleDestroy {
       onlyUser: onlyUserOf(input.principal),
       session: input.session ?? null,
       tellConversation: input.tellConversation ?? true,
+      wire,
       maxHistoryChars: service.contextWindow * MAX_CHARS_PER_TOKEN,
     });
     let draft: TurnDraft;
@@ -163,7 +182,7 @@ export class ReplyEngine implements OnModuleDestroy {
     let attempts = 0;
     do {
       draft = draftOf(await this.dialogueOf(input, assistantId));
-      turn = await this.store(draft);
+      turn = await this.store(draft, quota ? reserve(quota) : undefined);
     } while (turn.outcome === 'session-taken' && (attempts += 1) < SESSION_ATTEMPTS);
     if (turn.outcome === 'repeated') return this.repeat(tenantId, turn, input);
     if (turn.outcome === 'no-dialogue') throw new AppError('NOT_FOUND', { message: 'No such dialogue.' });
@@ -171,7 +190,6 @@ export class ReplyEngine implements OnModuleDestroy {
     if (turn.outcome === 'parent-in-progress' || turn.outcome === 'session-taken')
       throw new AppError('REPLY_IN_PROGRESS');
 
-    const parameters = { ...service.parameters, ...version?.parameters, ...input.parameters };
     const reply = new LiveReply({
       tenantId,
       replyId: draft.replyId,
@@ -182,7 +200,9 @@ export class ReplyEngine implements OnModuleDestroy {
       assistantId,
       service,
       parameters,
-      prompt: buildPrompt(version?.prompt ?? '', turn.branch, service.contextWindow, parameters),
+      prompt: promptOf(turn.branch),
+      wire,
+      reserved: quota !== null,
       tools: version && toolsOf(version),
     });
     // Before the work is dispatched: the first piece must find the log open.
@@ -207,6 +227,14 @@ export class ReplyEngine implements OnModuleDestroy {
     asides = false,
   ): Promise<StreamCursor | null> {
     const live = await this.streams.read(tenantId, replyId, after, wake, asides);
+    // Written to its end, it may have been erased since; while the database is away it is taken to stand.
+    if (live && !this.live.get(replyId)) {
+      const stands = await this.dialogues.replyStands(tenantId, replyId).catch(() => true);
+      if (!stands) {
+        live.close();
+        return null;
+      }
+    }
     return live ?? storedCursor(this.dialogues, tenantId, replyId, after, wake);
   }
 
@@ -269,10 +297,15 @@ export class ReplyEngine implements OnModuleDestroy {
     await within(DRAIN_LAST_WAIT_MS, Promise.all(rest.map(({ ended }) => ended)));
   }
 
-  private async store(draft: TurnDraft): Promise<TurnOutcome> {
+  private async store(
+    draft: TurnDraft,
+    reserve: Parameters<DialoguesRepository['storeTurn']>[1],
+  ): Promise<TurnOutcome> {
     try {
-      return await this.dialogues.storeTurn(draft);
+      return await this.dialogues.storeTurn(draft, reserve);
     } catch (error) {
+      const refused = overQuota(error);
+      if (refused) throw refused;
       // Whether it was committed is unknown. If it was, nobody writes that reply: it must not stay `streaming`.
       this.live.abandon({ tenantId: draft.tenantId, replyId: draft.replyId });
       throw error;

@@ -14,7 +14,7 @@ import {
   type OrphanedReply,
 } from '../messages';
 import { estimateTokens } from '../model-services';
-import { recordUsage } from '../usage';
+import { recordUsage, settleUsage, type Wire } from '../usage';
 import { LiveReplies } from './live-replies';
 
 /** Promised is "at least every 2 s". */
@@ -90,6 +90,7 @@ export class ReplyKeeper implements OnApplicationBootstrap, BeforeApplicationShu
     if (!stored || stored.reply.status !== 'streaming') return;
     const { dialogue, reply, message } = stored;
     const { content, reasoning } = await this.dialogues.checkpointed(tenantId, replyId);
+    const progress = await this.dialogues.progress(tenantId, replyId);
     const promptTokens = estimateTokens(message.content);
     const completionTokens = estimateTokens(content) + estimateTokens(reasoning);
     const counts = {
@@ -115,7 +116,7 @@ export class ReplyKeeper implements OnApplicationBootstrap, BeforeApplicationShu
       recordUsage({
         tenantId,
         messageId: replyId,
-        keyId: null,
+        keyId: progress?.keyId ?? null,
         userId: reply.userId,
         assistantId: dialogue.assistantId,
         modelServiceId: reply.modelServiceId ?? dialogue.modelServiceId,
@@ -125,7 +126,9 @@ export class ReplyKeeper implements OnApplicationBootstrap, BeforeApplicationShu
         outcome: 'interrupted',
         firstPieceMs: null,
         latencyMs: Date.now() - reply.createdAt.getTime(),
+        wire: (progress?.wire ?? 'dialogue') as Wire,
       }),
+      settleUsage(tenantId, replyId, counts),
     ]);
     if (ended) this.logger.warn(`reply ${replyId} was interrupted: the process that wrote it is gone`);
   }

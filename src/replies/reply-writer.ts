@@ -13,7 +13,7 @@ import {
   type TextUsage,
 } from '../model-services';
 import { StreamLog, type StreamEnd } from '../realtime';
-import { creditsOf, recordUsage } from '../usage';
+import { chargedOf, creditsOf, recordUsage, settleUsage } from '../usage';
 import { LiveReplies } from './live-replies';
 import { ReplyAborted, type LiveReply } from './live-reply';
 import { ToolRunner, type ToolStep } from './tool-runner';
@@ -116,7 +116,8 @@ export class ReplyWriter {
 
   /** One transaction: status, text, counts and the ledger's row. Waits for a database that is away. */
   private async store(reply: LiveReply, ending: Ending): Promise<StreamEnd> {
-    const { tenantId, dialogueId, keyId, keyName, userId, assistantId, service } = reply.settings;
+    const { tenantId, dialogueId, keyId, keyName, userId, assistantId, service, wire, reserved } =
+      reply.settings;
     const told = ending.result?.usage;
     const { promptTokens, completionTokens, totalTokens } = told ?? estimate(reply);
     const estimated = !told;
@@ -151,7 +152,10 @@ export class ReplyWriter {
         outcome: ending.status,
         firstPieceMs: firstPieceAt === undefined ? null : firstPieceAt - startedAt,
         latencyMs: now - startedAt,
+        wire,
+        charged: chargedOf(service),
       }),
+      ...(reserved ? [settleUsage(tenantId, reply.id, counts)] : []),
     ] as const;
     for (let attempt = 0; ; attempt += 1) {
       try {

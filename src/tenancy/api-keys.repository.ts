@@ -46,6 +46,8 @@ export interface StoredKey {
   readonly revoked: boolean;
   readonly tenantActive: boolean;
   readonly allowedOrigins: readonly string[];
+  readonly limits: Readonly<Record<string, number>>;
+  readonly tenantLimits: Readonly<Record<string, number>>;
 }
 
 @Injectable()
@@ -127,7 +129,8 @@ export class ApiKeysRepository {
 const findKey = (id: ApiKeyId): Statement<StoredKey | null> => ({
   name: 'api-key-find',
   text: `select k.tenant_id, k.name, k.secret_hash, k.scopes, k.expires_at, k.allowed_addresses,
-           k.revoked_at is not null as revoked, t.status = 'active' as tenant_active, t.allowed_origins
+           k.revoked_at is not null as revoked, t.status = 'active' as tenant_active, t.allowed_origins,
+           k.limits, t.limits as tenant_limits
          from api_keys k join tenants t on t.id = k.tenant_id where k.id = $1`,
   values: [id],
   map: ([row]) =>
@@ -142,6 +145,8 @@ const findKey = (id: ApiKeyId): Statement<StoredKey | null> => ({
           revoked: row.revoked as boolean,
           tenantActive: row.tenant_active as boolean,
           allowedOrigins: row.allowed_origins as string[],
+          limits: row.limits as Record<string, number>,
+          tenantLimits: row.tenant_limits as Record<string, number>,
         }
       : null,
 });

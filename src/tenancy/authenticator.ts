@@ -14,6 +14,7 @@ import { Database, platformScope, type Statement } from '../database';
 import { parseApiKey, secretMatches } from './api-key';
 import { ApiKeysRepository, type StoredKey } from './api-keys.repository';
 import { RootKey } from './root-key';
+import { TenantsRepository } from './tenants.repository';
 
 /** What a caller sends, on whatever wire. */
 export interface Credentials {
@@ -47,6 +48,7 @@ export class Authenticator implements BeforeApplicationShutdown {
     private readonly repository: ApiKeysRepository,
     private readonly database: Database,
     private readonly rootKey: RootKey,
+    private readonly tenantsRepository: TenantsRepository,
   ) {}
 
   /** Throws UNAUTHENTICATED, TENANT_NOT_PERMITTED, TENANT_SUSPENDED; BAD_INPUT for a user id that is too long. */
@@ -70,6 +72,13 @@ export class Authenticator implements BeforeApplicationShutdown {
   async keyStands(id: ApiKeyId): Promise<boolean> {
     const stored = await this.keys.get(id, () => this.repository.find(id));
     return stored !== null && !stored.revoked && stored.expiresAt > Date.now();
+  }
+
+  /** The limits of a caller's tenant and of its key, as they stand in memory since it was let in. */
+  async limitsOf({ tenantId, keyId }: Principal): Promise<Record<'tenant' | 'key', StoredKey['limits']>> {
+    const stored = keyId && (await this.keys.get(keyId, () => this.repository.find(keyId)));
+    if (stored) return { tenant: stored.tenantLimits, key: stored.limits };
+    return { tenant: (await this.tenantsRepository.settings(tenantId))?.limits ?? {}, key: {} };
   }
 
   /** After a change of a key made here: this node knows it at once, the others within a second. */

@@ -324,6 +324,14 @@ describe('every route the application registers', () => {
     const hook = { url: 'http://127.0.0.1:9/acme-only-words', events: ['group.changed'] };
     const webhook = await acme.post('/api/v1/im/webhooks', hook);
     const { conversationId } = sent.body as { conversationId: string };
+    const form = await acme.post('/api/admin/generation-apps', {
+      name: 'acme-only-words',
+      type: 0,
+      promptTemplate: 'acme-only-words',
+      modelServiceId: acme.serviceId,
+    });
+    const { id: formId } = form.body as { id: string };
+    const text = await acme.post(`/api/copywriting/userCopywriting/${formId}`, {});
     const ids: Record<string, string[]> = {
       groupId: ['acme-group'],
       userId: ['acme-user'],
@@ -332,7 +340,9 @@ describe('every route the application registers', () => {
       userDialogueId: [client.record.id as string],
       keyId: [acme.keyId],
       versionId: [acme.versionId],
+      recordId: [(text.body as { data: { id: string } }).data.id],
       id: [
+        formId,
         acme.id,
         acme.versionId,
         acme.assistantId,

@@ -2,12 +2,19 @@ import { randomUUID } from 'node:crypto';
 import type { DataSource } from 'typeorm';
 import { migrations } from '../../migrations';
 import { entities } from '../../src/app';
-import { AssistantsRepository } from '../../src/assistants';
+import {
+  AssistantsRepository,
+  GenerationAppsRepository,
+  GenerationRecordsRepository,
+} from '../../src/assistants';
+import { PostgresBlobStore, type BlobHash } from '../../src/blobs';
 import {
   IdGenerator,
   type AssistantVersionId,
   type ConversationId,
   type DialogueId,
+  type GenerationAppId,
+  type GenerationRecordId,
   type MessageId,
   type ModelServiceId,
   type TenantId,
@@ -20,9 +27,17 @@ import {
   tenantScope,
   type Scope,
 } from '../../src/database';
-import { ConversationsRepository, DialoguesRepository, MessageLog } from '../../src/messages';
+import {
+  ConversationErasure,
+  ConversationsRepository,
+  DialogueArchive,
+  DialoguesRepository,
+  MessageLog,
+} from '../../src/messages';
+import { Eraser } from '../../src/retention';
 import { ModelServicesRepository, SecretBox } from '../../src/model-services';
-import { bootApp, says, type TestApp, type TestTenant } from '../support/app';
+import { UsageReport, UsageRollUp } from '../../src/usage';
+import { ask, bootApp, says, type TestApp, type TestTenant } from '../support/app';
 import { freshDatabase, query } from '../support/database';
 
 let app: TestApp;
@@ -31,10 +46,16 @@ let rival: TestTenant;
 let dialogueId: DialogueId;
 let replyId: MessageId;
 let conversationId: ConversationId;
+let appId: GenerationAppId;
+let recordId: GenerationRecordId;
+let imageHash: BlobHash;
 
 beforeAll(async () => {
   app = await bootApp();
   [acme, rival] = await Promise.all([app.tenant(), app.tenant()]);
+  const limits = { requestsPerDay: 1_000, userTokensPerMonth: 1_000_000 };
+  await ask(app.url, 'PATCH', `/api/admin/tenants/${acme.id}`, { limits }, { 'x-api-key': app.rootKey });
+  await new Promise((resolve) => setTimeout(resolve, 1_000));
   const client = await acme.send(says('secret'));
   await client.end();
   dialogueId = client.record.id as DialogueId;
@@ -47,8 +68,29 @@ beforeAll(async () => {
   });
   conversationId = (sent.body as { conversationId: ConversationId }).conversationId;
   await acme.post('/api/v1/im/groups', { groupId: 'team', owner: 'ann', members: ['bob'] });
+  await generateImage();
 });
 afterAll(() => app.close());
+
+async function generateImage(): Promise<void> {
+  const post = async (path: string, body: object): Promise<{ id: string }> =>
+    (await acme.post(`/api/admin/${path}`, body)).body as { id: string };
+  const { providerId } = acme;
+  const { id: modelServiceId } = await post('model-services', { name: 'p', model: 'p', type: 1, providerId });
+  const made = await post('generation-apps', {
+    name: 'x',
+    type: 1,
+    promptTemplate: 'secret',
+    modelServiceId,
+  });
+  const { body } = await acme.post(`/api/copywriting/userCopywriting/${made.id}`, {});
+  const { id, images } = (body as { data: { id: GenerationRecordId; images: { url: string }[] } }).data;
+  appId = made.id as GenerationAppId;
+  recordId = id;
+  imageHash = /[0-9a-f]{64}/.exec(images[0]!.url)![0] as BlobHash;
+  // What a text that is being written has.
+  await query(app.databaseUrl, 'insert into generations_in_progress values ($1, $2, $3)', [id, acme.id, 1]);
+}
 
 /** Every table that holds a tenant's things. */
 async function tenantTables(): Promise<string[]> {
@@ -136,6 +178,9 @@ describe('the wall of row-level security, with no WHERE clause in front of it', 
         'messages',
         'devices',
         'device_marks',
+        'generation_apps',
+        'generation_records',
+        'blobs',
       ]) {
         expect([table, (await count(database, platformScope(), table)).all]).toEqual([table, 0]);
       }
@@ -206,6 +251,9 @@ describe('the wall of the repositories, with row-level security down', () => {
         'conversations',
         'conversation_members',
         'messages',
+        'generation_apps',
+        'generation_records',
+        'blobs',
       ]) {
         const rows = await query(app.databaseUrl, `select * from ${table}`);
         await query(
@@ -276,9 +324,22 @@ describe('the wall of the repositories, with row-level security down', () => {
           session: null,
           tellConversation: true,
           history: [],
+          wire: 'dialogue',
           maxHistoryChars: 1000,
         };
         expect(await dialogues.storeTurn(draft)).toEqual({ outcome: 'no-dialogue' });
+        const apps = new GenerationAppsRepository(database, ids);
+        const records = new GenerationRecordsRepository(database);
+        const blobs = new PostgresBlobStore(database);
+        const whole = { orderBy: 'createdAt', descending: true, offset: 0, limit: 10 } as const;
+        expect(await apps.find(acme.id as TenantId, appId)).not.toBeNull();
+        expect(await records.find(acme.id as TenantId, recordId)).not.toBeNull();
+        expect(await blobs.get(acme.id as TenantId, imageHash)).not.toBeNull();
+        expect(await apps.find(me, appId)).toBeNull();
+        expect(await records.find(me, recordId)).toBeNull();
+        expect(await records.list(me, whole)).toEqual({ total: 0, rows: [] });
+        expect(await records.list(me, { ...whole, appId })).toEqual({ total: 0, rows: [] });
+        expect(await blobs.get(me, imageHash)).toBeNull();
         const conversations = new ConversationsRepository(database, ids);
         const log = new MessageLog(database);
         expect(await log.page(acme.id as TenantId, conversationId, { limit: 9 })).toHaveLength(1);
@@ -304,9 +365,47 @@ describe('the wall of the repositories, with row-level security down', () => {
         ).toEqual({ outcome: 'refused' });
         expect(await log.page(acme.id as TenantId, conversationId, { limit: 9 })).toHaveLength(1);
         await database.transaction(tenantScope(me), async (tx) => {
+          const archive = new DialogueArchive();
+          const erasure = new ConversationErasure();
+          const eraser = new Eraser(archive, erasure);
+          const page = { limit: 9 };
+          expect((await archive.list(tx, acme.id as TenantId, page)).data).toHaveLength(1);
+          expect((await archive.list(tx, me, page)).data).toEqual([]);
+          for (const attempt of [
+            archive.get(tx, me, dialogueId),
+            archive.messages(tx, me, dialogueId, page),
+            eraser.eraseDialogue(tx, me, dialogueId),
+            eraser.eraseUser(tx, me, 'ann'),
+            services.get(tx, me, acme.serviceId as ModelServiceId),
+            services.listPrices(tx, me, acme.serviceId as ModelServiceId),
+          ])
+            await expect(attempt).rejects.toMatchObject({ code: 'NOT_FOUND' });
+          expect(await archive.erase(tx, me, [dialogueId])).toEqual({
+            dialogues: 0,
+            replyIds: [],
+            conversationIds: [],
+          });
+          expect(await erasure.voicesOf(tx, me, 'ann')).toEqual([]);
+          expect(await erasure.silence(tx, me, { conversationId, sender: null })).toBe(0);
+          const soon = new Date(Date.now() + 86_400_000);
+          const all = { from: '0' as ConversationId, conversations: 9, messages: 9 };
+          expect(await erasure.deleteOld(tx, me, soon, all)).toEqual({ next: null, deleted: 0 });
+          expect(await archive.untouchedSince(tx, me, soon, 9)).toEqual([]);
+          expect((await archive.list(tx, acme.id as TenantId, page)).data).toHaveLength(1);
+        });
+        expect(await dialogues.replyStands(me, replyId)).toBe(false);
+        expect(await dialogues.progress(me, replyId)).toBeNull();
+        const report = new UsageReport(database, { fresh: () => Promise.resolve() } as UsageRollUp);
+        const month = { from: new Date('2020-01-01'), to: new Date('2099-01-01'), groupBy: [] };
+        const usage = (tenantId: TenantId) => report.rows(tenantScope(tenantId), { ...month, tenantId });
+        expect(await usage(acme.id as TenantId)).toMatchObject([{ requests: 1 }]);
+        expect(await usage(me)).toMatchObject([{ requests: 0 }]);
+        await database.transaction(tenantScope(me), async (tx) => {
           await expect(assistants.get(tx, me, acme.assistantId as never)).rejects.toMatchObject({
             code: 'NOT_FOUND',
           });
+          await expect(apps.get(tx, me, appId)).rejects.toMatchObject({ code: 'NOT_FOUND' });
+          await expect(apps.delete(tx, me, appId)).rejects.toMatchObject({ code: 'NOT_FOUND' });
         });
       }, copy.url);
     } finally {

@@ -69,7 +69,7 @@ export class ErrorFilter implements ExceptionFilter {
     const { status, body, contentType, headers } = (shape ?? PLAIN).render(error);
     if (error.retryAfterSeconds !== undefined)
       void reply.header('retry-after', String(Math.ceil(error.retryAfterSeconds)));
-    if (headers) void reply.headers(headers);
+    void reply.headers({ ...error.headers, ...headers });
     void reply
       .status(status)
       .header('content-type', contentType ?? 'application/json; charset=utf-8')

@@ -1,5 +1,7 @@
+export * from './audio-form';
 export * from './constraints';
 export * from './decorators';
 export * from './error-filter';
 export * from './preflight';
 export * from './validation';
+export * from './while-present';

@@ -1,6 +1,6 @@
 import type { Multipart } from '@fastify/multipart';
 import type { FastifyRequest } from 'fastify';
-import { AppError, badInput } from '../common';
+import { AppError, badInput } from '../errors';
 
 export interface AudioForm {
   readonly file: Buffer;

@@ -1,0 +1,32 @@
+import type { FastifyRequest } from 'fastify';
+import { AppError, asId, badInput } from '../common';
+
+const MAX_IDEMPOTENCY_KEY_CHARS = 255;
+/** A provider that keeps refusing for rate was already asked three times: a client should leave it alone for a while. */
+export const PROVIDER_RATE_RETRY_SECONDS = 10;
+
+/** An id of the path; what can't be one is an id nobody has. */
+export function known<T extends string>(value: string): T {
+  const id = asId(value);
+  if (!id) throw new AppError('NOT_FOUND');
+  return id as unknown as T;
+}
+
+/** Null when none is sent. BAD_INPUT for one that is too long or sent twice. */
+export function idempotencyKeyOf({ headers }: FastifyRequest): string | null {
+  const header = headers['idempotency-key'];
+  if (header === undefined || header === '') return null;
+  if (typeof header !== 'string' || header.length > MAX_IDEMPOTENCY_KEY_CHARS) {
+    throw badInput('Idempotency-Key', `must be at most ${MAX_IDEMPOTENCY_KEY_CHARS} characters`);
+  }
+  return header;
+}
+
+/**
+ * `http://host:port` as the client wrote it. A proxy that ends TLS says so in `x-forwarded-proto`; who makes that up
+ * gets a wrong address for himself.
+ */
+export function originOf({ headers, protocol, host }: FastifyRequest): string {
+  const [forwarded = ''] = String(headers['x-forwarded-proto'] ?? '').split(',');
+  return `${/^https?$/.test(forwarded.trim()) ? forwarded.trim() : protocol}://${host}`;
+}

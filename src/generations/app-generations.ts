@@ -1,0 +1,139 @@
+import { createHash } from 'node:crypto';
+import { Injectable } from '@nestjs/common';
+import {
+  fillTemplate,
+  GENERATION_TYPE,
+  GenerationAppsRepository,
+  GenerationRecordsRepository,
+  valuesOf,
+  type GenerationApp,
+  type GenerationDraft,
+  type GenerationType,
+  type PromptValues,
+} from '../assistants';
+import {
+  AppError,
+  badInput,
+  IdGenerator,
+  type GenerationAppId,
+  type GenerationRecordId,
+  type ModelServiceId,
+  type Principal,
+} from '../common';
+import { Database, NodeRegistry, tenantScope } from '../database';
+import { ModelServicesRepository, SERVICE_TYPE, type ResolvedService } from '../model-services';
+import { ImageJobs } from './image-jobs';
+import { TextGenerations } from './text-generations';
+
+export interface StartGeneration {
+  readonly principal: Principal;
+  readonly appId: GenerationAppId;
+  readonly params: Readonly<Record<string, unknown>>;
+  /** Null: the app's own. */
+  readonly modelServiceId: ModelServiceId | null;
+  /** Null: every request is one of its own. */
+  readonly idempotencyKey: string | null;
+}
+
+export interface StartedGeneration {
+  readonly id: GenerationRecordId;
+  readonly type: GenerationType;
+  /** False: an earlier request with the same key began it. */
+  readonly isNew: boolean;
+}
+
+const SERVICE_OF: Readonly<Record<GenerationType, { readonly type: number; readonly kind: string }>> = {
+  [GENERATION_TYPE.text]: { type: SERVICE_TYPE.text, kind: 'a text' },
+  [GENERATION_TYPE.image]: { type: SERVICE_TYPE.image, kind: 'an image' },
+};
+
+/** Runs generation apps: from a form's values to a record that a model is at work on. */
+@Injectable()
+export class AppGenerations {
+  constructor(
+    private readonly database: Database,
+    private readonly ids: IdGenerator,
+    private readonly nodes: NodeRegistry,
+    private readonly apps: GenerationAppsRepository,
+    private readonly records: GenerationRecordsRepository,
+    private readonly services: ModelServicesRepository,
+    private readonly texts: TextGenerations,
+    private readonly images: ImageJobs,
+  ) {}
+
+  /**
+   * Resolves when the record is stored and somebody answers for it: this process for a text, the queue for an image.
+   * NOT_FOUND, BAD_INPUT naming `params.<name>` or `modelServiceId`, IDEMPOTENCY_MISMATCH, OVERLOADED, SHUTTING_DOWN.
+   */
+  async start({ principal, ...request }: StartGeneration): Promise<StartedGeneration> {
+    const { tenantId, userId, keyId, keyName } = principal;
+    const app = await this.apps.find(tenantId, request.appId);
+    if (!app) throw new AppError('NOT_FOUND');
+    const params = valuesOf(app.variables, request.params);
+    const prompt = fillTemplate(app.promptTemplate, params);
+    if (prompt.trim() === '') throw badInput('params', 'make an empty prompt');
+    const service = await this.serviceFor(app, request.modelServiceId);
+    const draft: GenerationDraft = {
+      id: this.ids.next<GenerationRecordId>(),
+      tenantId,
+      appId: app.id,
+      type: app.type,
+      userId,
+      keyId,
+      createdBy: keyName,
+      modelServiceId: service.id,
+      params,
+      prompt,
+      parameters: app.parameters,
+    };
+    const { id, isNew } = await this.store(draft, {
+      key: request.idempotencyKey,
+      hash: hashOf(userId, app.id, request.modelServiceId, params),
+    });
+    if (isNew && app.type === GENERATION_TYPE.text) this.texts.begin(draft, service);
+    if (isNew && app.type === GENERATION_TYPE.image) this.images.hint();
+    return { id, type: app.type, isNew };
+  }
+
+  /** The record, and who answers for it, in one transaction: a crash leaves both or neither. */
+  private store(
+    draft: GenerationDraft,
+    { key, hash }: { readonly key: string | null; readonly hash: string },
+  ): Promise<{ id: GenerationRecordId; isNew: boolean }> {
+    const isText = draft.type === GENERATION_TYPE.text;
+    if (isText) this.texts.admit();
+    return this.database.transaction(tenantScope(draft.tenantId), async (tx) => {
+      const idempotency = key === null ? null : { key, requestHash: hash };
+      const created = await this.records.create(tx, draft, idempotency);
+      if (!created.isNew) return created;
+      if (isText) await this.records.claim(tx, draft, this.nodes.incarnation);
+      else await this.images.enqueue(tx, { tenantId: draft.tenantId, recordId: draft.id });
+      return created;
+    });
+  }
+
+  private async serviceFor(
+    { tenantId, type, modelServiceId }: GenerationApp,
+    override: ModelServiceId | null,
+  ): Promise<ResolvedService> {
+    const wanted = SERVICE_OF[type];
+    const service = await this.services.resolve(tenantId, override ?? modelServiceId);
+    if (service?.type === wanted.type) return service;
+    throw badInput(
+      'modelServiceId',
+      override
+        ? `is not ${wanted.kind} model service this tenant may use`
+        : "is needed: the app's own model service is not there any more",
+    );
+  }
+}
+
+function hashOf(
+  userId: string,
+  appId: GenerationAppId,
+  modelServiceId: ModelServiceId | null,
+  params: PromptValues,
+): string {
+  const same = [userId, appId, modelServiceId, Object.entries(params)];
+  return createHash('sha256').update(JSON.stringify(same)).digest('hex');
+}

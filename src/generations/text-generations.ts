@@ -1,0 +1,149 @@
+import { Injectable, Logger, type OnModuleDestroy } from '@nestjs/common';
+import type { GenerationDraft, GenerationEnd } from '../assistants';
+import { AppError, ERRORS, wellFormed, within, type GenerationRecordId, type MessageId } from '../common';
+import { Config } from '../config';
+import { ProviderError, TextDrivers, type ResolvedService, type TextResult } from '../model-services';
+import { StreamLog, type StreamEnd } from '../realtime';
+import { failureOf, GenerationEndings, type Ending } from './generation-endings';
+
+const DRAIN_LAST_WAIT_MS = 5_000;
+
+/** Why a generation ends before its time. */
+class Aborted extends Error {
+  constructor(readonly status: GenerationEnd & ('stopped' | 'interrupted')) {
+    super(status);
+  }
+}
+class TooLong extends Error {}
+
+/** Texts that models write. Durable before any reader is told of the end; exactly one ledger row each; never left open. */
+@Injectable()
+export class TextGenerations implements OnModuleDestroy {
+  private readonly logger = new Logger(TextGenerations.name);
+  private readonly running = new Map<
+    GenerationRecordId,
+    { controller: AbortController; done: Promise<void> }
+  >();
+  private draining = false;
+
+  constructor(
+    private readonly config: Config,
+    private readonly drivers: TextDrivers,
+    private readonly streams: StreamLog,
+    private readonly endings: GenerationEndings,
+  ) {}
+
+  /** SHUTTING_DOWN, OVERLOADED: to be asked before anything is stored. */
+  admit(): void {
+    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    if (this.running.size >= this.config.env.MAX_CONCURRENT_REPLIES)
+      throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
+  }
+
+  /** Begins to write what is stored as `running`; its pieces are in the StreamLog under its id from now on. */
+  begin(draft: GenerationDraft, service: ResolvedService): void {
+    const controller = new AbortController();
+    this.streams.open(draft.tenantId, streamOf(draft.id));
+    const done = this.write(draft, service, controller).finally(() => this.running.delete(draft.id));
+    this.running.set(draft.id, { controller, done });
+    if (this.draining) controller.abort(new Aborted('interrupted'));
+  }
+
+  /** Ends it as `stopped`, if it is being written here. */
+  stop(id: GenerationRecordId): void {
+    this.running.get(id)?.controller.abort(new Aborted('stopped'));
+  }
+
+  isRunning(id: GenerationRecordId): boolean {
+    return this.running.has(id);
+  }
+
+  async onModuleDestroy(): Promise<void> {
+    this.draining = true;
+    await within(this.config.env.DRAIN_TIMEOUT_MS, this.allDone());
+    for (const { controller } of this.running.values()) controller.abort(new Aborted('interrupted'));
+    await within(DRAIN_LAST_WAIT_MS, this.allDone());
+  }
+
+  private allDone(): Promise<unknown> {
+    return Promise.all([...this.running.values()].map(({ done }) => done));
+  }
+
+  /** Never rejects: every failure is an ending. */
+  private async write(
+    draft: GenerationDraft,
+    service: ResolvedService,
+    controller: AbortController,
+  ): Promise<void> {
+    const ending = await this.ask(draft, service, controller);
+    let end: StreamEnd;
+    try {
+      const { status, error, ...counts } = await this.endings.store(draft, service, ending);
+      end = { status, ...counts, ...(error && { error }) };
+    } catch (error) {
+      this.logger.error({ err: error, recordId: draft.id }, 'a generation could not be ended');
+      const { status: code, message } = ERRORS.INTERNAL;
+      const nothing = { promptTokens: 0, completionTokens: 0, totalTokens: 0, credits: 0 };
+      end = { status: 'failed', ...nothing, error: { code, message } };
+    }
+    this.streams.end(streamOf(draft.id), end);
+  }
+
+  private async ask(
+    draft: GenerationDraft,
+    { kind, endpoint, model, parameters }: ResolvedService,
+    controller: AbortController,
+  ): Promise<Ending> {
+    const { signal } = controller;
+    const startedAt = Date.now();
+    let text = '';
+    let firstAt: number | undefined;
+    const pieces = (said: string[]): void => {
+      if (signal.aborted) return;
+      firstAt ??= Date.now();
+      const clean = said.map(storable);
+      text += clean.join('');
+      this.streams.append(streamOf(draft.id), clean);
+      if (text.length > this.config.env.MAX_REPLY_CHARS) controller.abort(new TooLong());
+    };
+    let result: TextResult | undefined;
+    let failure: unknown;
+    try {
+      signal.throwIfAborted();
+      const request = {
+        endpoint,
+        model,
+        messages: [{ role: 'user', content: draft.prompt }],
+        parameters: { ...parameters, ...draft.parameters },
+        signal,
+      } as const;
+      result = await this.drivers.of(kind).stream(request, { pieces, reasoning: () => undefined });
+    } catch (error) {
+      failure = signal.aborted ? signal.reason : error;
+    }
+    const outcome = result ? ({ status: 'finished' } as const) : this.outcomeOf(failure);
+    return {
+      ...outcome,
+      result: text,
+      usage: result?.usage ?? null,
+      attempts: result?.attempts ?? (failure instanceof ProviderError ? failure.details.attempts : 1),
+      firstPieceMs: firstAt === undefined ? null : firstAt - startedAt,
+      latencyMs: Date.now() - startedAt,
+    };
+  }
+
+  private outcomeOf(failure: unknown): Pick<Ending, 'status' | 'error'> {
+    if (failure instanceof Aborted) return { status: failure.status };
+    const message = 'The text is over the length limit.';
+    const shown = failure instanceof TooLong ? new AppError('PROVIDER_FAILED', { message }) : failure;
+    if (!(shown instanceof AppError) && !(shown instanceof ProviderError))
+      this.logger.error({ err: failure }, 'unexpected failure while generating a text');
+    return { status: 'failed', error: failureOf(shown) };
+  }
+}
+
+/** The StreamLog knows replies; a record's id is of the same kind and made by the same generator. */
+export const streamOf = (id: GenerationRecordId): MessageId => id as string as MessageId;
+
+/** What PostgreSQL can hold. */
+const storable = (text: string): string => wellFormed(text).replaceAll('\0', '\ufffd');

@@ -1,0 +1,75 @@
+import { Injectable } from '@nestjs/common';
+import type { EntityManager } from 'typeorm';
+import { AppError, type DialogueId, type TenantId } from '../common';
+import type { Row } from '../database';
+import { ConversationErasure, DialogueArchive, type ErasedDialogues } from '../messages';
+import { anonymiseReplies, anonymiseUser } from '../usage';
+
+/** How much went; for the audit log, which is not to hold what went. */
+export interface Erased {
+  readonly dialogues: number;
+  /** Messages of conversations that are tombstones now. */
+  readonly messages: number;
+  readonly generations: number;
+  /** Rows of the ledger that name nobody any more. */
+  readonly ledgerRows: number;
+}
+
+const DIALOGUES_A_ROUND = 200;
+
+/** Erases in the caller's transaction: everything of it, with the audit log's entry, or nothing. */
+@Injectable()
+export class Eraser {
+  constructor(
+    private readonly dialogues: DialogueArchive,
+    private readonly conversations: ConversationErasure,
+  ) {}
+
+  /** NOT_FOUND when this tenant has no such dialogue. */
+  async eraseDialogue(tx: EntityManager, tenantId: TenantId, id: DialogueId): Promise<Erased> {
+    await this.dialogues.get(tx, tenantId, id);
+    const erased = await this.dialogues.erase(tx, tenantId, [id]);
+    return { ...(await this.follow(tx, tenantId, erased)), dialogues: erased.dialogues, generations: 0 };
+  }
+
+  /** NOT_FOUND when this tenant knows nothing of such a user. */
+  async eraseUser(tx: EntityManager, tenantId: TenantId, userId: string): Promise<Erased> {
+    let dialogues = 0;
+    let messages = 0;
+    let ledgerRows = 0;
+    for (;;) {
+      const ids = await this.dialogues.ofUser(tx, tenantId, userId, DIALOGUES_A_ROUND);
+      if (ids.length === 0) break;
+      const erased = await this.dialogues.erase(tx, tenantId, ids);
+      const followed = await this.follow(tx, tenantId, erased);
+      dialogues += erased.dialogues;
+      messages += followed.messages;
+      ledgerRows += followed.ledgerRows;
+    }
+    for (const voice of await this.conversations.voicesOf(tx, tenantId, userId))
+      messages += await this.conversations.silence(tx, tenantId, voice);
+    const known = await this.conversations.forget(tx, tenantId, userId);
+    const [row] = await tx.query<Row[]>(
+      `with gone as (delete from generation_records where tenant_id = $1 and user_id = $2 returning 1)
+       select count(*) as n from gone`,
+      [tenantId, userId],
+    );
+    const generations = Number(row!.n);
+    ledgerRows += await anonymiseUser(tx, tenantId, userId);
+    const erased = { dialogues, messages, generations, ledgerRows };
+    if (known + Object.values(erased).reduce((sum, one) => sum + one, 0) === 0)
+      throw new AppError('NOT_FOUND');
+    return erased;
+  }
+
+  private async follow(
+    tx: EntityManager,
+    tenantId: TenantId,
+    { replyIds, conversationIds }: ErasedDialogues,
+  ): Promise<Pick<Erased, 'messages' | 'ledgerRows'>> {
+    let messages = 0;
+    for (const conversationId of conversationIds)
+      messages += await this.conversations.silence(tx, tenantId, { conversationId, sender: null });
+    return { messages, ledgerRows: await anonymiseReplies(tx, tenantId, replyIds) };
+  }
+}

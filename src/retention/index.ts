@@ -1,0 +1,3 @@
+export * from './eraser';
+export * from './retention-keeper';
+export * from './retention.module';

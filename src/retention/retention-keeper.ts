@@ -1,0 +1,109 @@
+import {
+  Injectable,
+  Logger,
+  type BeforeApplicationShutdown,
+  type OnApplicationBootstrap,
+} from '@nestjs/common';
+import type { EntityManager } from 'typeorm';
+import { Periodic, type ConversationId, type TenantId } from '../common';
+import { Database, platformScope, tenantScope, type Row, type Statement } from '../database';
+import { ConversationErasure, DialogueArchive } from '../messages';
+import { anonymiseOld, anonymiseReplies } from '../usage';
+
+const EVERY_MS = 600_000;
+const DAY_MS = 86_400_000;
+/** One process at a time. Arbitrary, fixed. */
+const LOCK = 7_300_420;
+const DIALOGUES_A_BATCH = 100;
+const CONVERSATIONS_A_BATCH = 200;
+const ROWS_A_BATCH = 2_000;
+
+/** Some of the work; true when there is more of it. */
+type Batch = (tx: EntityManager) => Promise<boolean>;
+
+/** Enforces the tenants' `retentionDays`, in transactions of bounded size. */
+@Injectable()
+export class RetentionKeeper implements OnApplicationBootstrap, BeforeApplicationShutdown {
+  private readonly logger = new Logger(RetentionKeeper.name);
+  private work: Periodic | undefined;
+  private stopping = false;
+
+  constructor(
+    private readonly database: Database,
+    private readonly dialogues: DialogueArchive,
+    private readonly conversations: ConversationErasure,
+  ) {}
+
+  onApplicationBootstrap(): void {
+    const failed = ({ message }: Error): void =>
+      this.logger.warn(`retention not enforced, will be tried again: ${message}`);
+    this.work = new Periodic(EVERY_MS, () => this.enforce(), failed);
+  }
+
+  async beforeApplicationShutdown(): Promise<void> {
+    this.stopping = true;
+    await this.work?.stop();
+  }
+
+  /** Every tenant's; leaves it to another process that is at it. */
+  async enforce(now = Date.now()): Promise<void> {
+    for (const { tenantId, days } of await this.database.one(platformScope(), limitedTenants)) {
+      const before = new Date(now - days * DAY_MS);
+      for (const batch of this.batches(tenantId, before)) {
+        let more = true;
+        while (more) {
+          if (this.stopping) return;
+          const done = await this.locked(tenantId, batch);
+          if (done === 'busy') return;
+          more = done;
+        }
+      }
+    }
+  }
+
+  private batches(tenantId: TenantId, before: Date): Batch[] {
+    let from = '0' as ConversationId;
+    return [
+      async (tx) => {
+        const ids = await this.dialogues.untouchedSince(tx, tenantId, before, DIALOGUES_A_BATCH);
+        if (ids.length === 0) return false;
+        const { replyIds } = await this.dialogues.erase(tx, tenantId, ids);
+        await anonymiseReplies(tx, tenantId, replyIds);
+        return ids.length === DIALOGUES_A_BATCH;
+      },
+      async (tx) => {
+        const size = { from, conversations: CONVERSATIONS_A_BATCH, messages: ROWS_A_BATCH };
+        const { next } = await this.conversations.deleteOld(tx, tenantId, before, size);
+        if (next) from = next;
+        return next !== null;
+      },
+      async (tx) => (await anonymiseOld(tx, tenantId, before, ROWS_A_BATCH)) === ROWS_A_BATCH,
+      ...['generation_records', 'webhook_deliveries', 'idempotency_keys'].map(
+        (table): Batch =>
+          async (tx) => {
+            const [row] = await tx.query<Row[]>(
+              `with gone as (delete from ${table} where ctid in (
+                 select ctid from ${table} where tenant_id = $1 and created_at < $2 limit ${ROWS_A_BATCH}) returning 1)
+               select count(*) as n from gone`,
+              [tenantId, before],
+            );
+            return Number(row!.n) === ROWS_A_BATCH;
+          },
+      ),
+    ];
+  }
+
+  private locked(tenantId: TenantId, batch: Batch): Promise<boolean | 'busy'> {
+    return this.database.transaction(tenantScope(tenantId), async (tx) => {
+      const [row] = await tx.query<Row[]>(`select pg_try_advisory_xact_lock(${LOCK}) as free`);
+      return row!.free === true ? batch(tx) : 'busy';
+    });
+  }
+}
+
+const limitedTenants: Statement<{ tenantId: TenantId; days: number }[]> = {
+  name: 'retention-tenants',
+  text: 'select id, retention_days from tenants where retention_days is not null order by id',
+  values: [],
+  map: (rows) => rows.map((row) => ({ tenantId: row.id as TenantId, days: row.retention_days as number })),
+};

@@ -1,0 +1,168 @@
+import { Injectable } from '@nestjs/common';
+import { AppError, type MessageId, type Principal, type TenantId } from '../common';
+import { Database, NodeRegistry, tenantScope, type Statement } from '../database';
+import { countersOf, endOf, LimitsSource, type Counter, type Metric, type Period } from './limits';
+
+/** What a request may come to, at most as far as anybody can tell before it. */
+export interface Estimate {
+  readonly tokens: number;
+  readonly credits: number;
+}
+
+/** What limits one caller's next request. */
+export interface Quota {
+  readonly tenantId: TenantId;
+  readonly counters: readonly Counter[];
+}
+
+/** A request that is counted by `id` until {@link settleUsage}. */
+export interface Reservation extends Estimate {
+  readonly id: MessageId;
+  /** Whose end releases it; null: the sweeper of replies settles it with the reply's ending. */
+  readonly incarnation: bigint | null;
+}
+
+/** Answers longer than this are not expected of whoever does not say how long theirs may be. */
+const ASSUMED_ANSWER_TOKENS = 4_096;
+const REFUSED = 'PLQ01';
+
+/**
+ * Quotas: reserve, then settle. A tenant, key or user without limits costs no query here. Counts are shared by all
+ * processes, in PostgreSQL, so no number of them lets more through than one would.
+ */
+@Injectable()
+export class Quotas {
+  constructor(
+    private readonly limits: LimitsSource,
+    private readonly database: Database,
+    private readonly nodes: NodeRegistry,
+  ) {}
+
+  /** Null: nothing limits this caller, and nothing is to be reserved. */
+  async of(principal: Principal): Promise<Quota | null> {
+    const counters = countersOf(principal, await this.limits.of(principal));
+    return counters.length > 0 ? { tenantId: principal.tenantId, counters } : null;
+  }
+
+  /**
+   * For a request whose end a dead process would not record: released when this one dies. True when something was
+   * reserved, which is then to be settled. Throws RATE_LIMITED and QUOTA_EXCEEDED.
+   */
+  async reserve(principal: Principal, id: MessageId, estimate: Estimate): Promise<boolean> {
+    const quota = await this.of(principal);
+    if (!quota) return false;
+    const { incarnation } = this.nodes;
+    try {
+      await this.database.one(
+        tenantScope(principal.tenantId),
+        reserveUsage(quota, { id, incarnation, ...estimate }),
+      );
+      return true;
+    } catch (error) {
+      throw overQuota(error) ?? error;
+    }
+  }
+}
+
+/** What a text may come to: its prompt, and the longest answer that was asked for or is to be expected. */
+export function estimateOf(
+  promptTokens: number,
+  parameters: Readonly<Record<string, unknown>>,
+  service: { readonly contextWindow: number; readonly inputPrice: number; readonly outputPrice: number },
+): Estimate {
+  const asked = parameters.max_completion_tokens ?? parameters.max_tokens;
+  const assumed = Math.min(ASSUMED_ANSWER_TOKENS, Math.floor(service.contextWindow / 4));
+  const answer = typeof asked === 'number' && asked > 0 ? Math.min(Math.ceil(asked), 1e9) : assumed;
+  const credits = (promptTokens * service.inputPrice + answer * service.outputPrice) / 1_000_000;
+  return { tokens: Math.ceil(promptTokens) + answer, credits };
+}
+
+/** Takes all of it or fails, and its transaction with it: {@link overQuota} says of what. */
+export const reserveUsage = (
+  { tenantId, counters }: Quota,
+  { id, incarnation, tokens, credits }: Reservation,
+): Statement<void> => ({
+  name: 'quota-reserve',
+  text: `select reserve_usage($1, $2, $3, $4, $5, $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::numeric[])`,
+  values: [
+    tenantId,
+    id,
+    incarnation?.toString() ?? null,
+    tokens,
+    credits.toFixed(6),
+    counters.map(({ scope }) => scope),
+    counters.map(({ scopeId }) => scopeId),
+    counters.map(({ period }) => period),
+    counters.map(({ requests }) => requests && Math.floor(requests)),
+    counters.map((counter) => counter.tokens && Math.floor(counter.tokens)),
+    counters.map((counter) => counter.credits),
+  ],
+  map: () => undefined,
+});
+
+/**
+ * In the transaction of the ledger's row: what was reserved becomes what was used. The request itself stays counted.
+ * Without a reservation of that id (settled before, or nothing limits it) nothing happens.
+ */
+export const settleUsage = (
+  tenantId: TenantId,
+  id: MessageId,
+  used: { readonly totalTokens: number; readonly credits: number },
+): Statement<void> => ({
+  name: 'quota-settle',
+  text: `with settled as (delete from usage_reservations where tenant_id = $1 and id = $2 returning *)
+         insert into usage_counters as c (tenant_id, scope, scope_id, period, starts_at, requests, tokens, credits)
+         select s.tenant_id, w.scope, w.scope_id, w.period, w.starts_at, 0, $3 - s.tokens, $4 - s.credits
+         from settled s cross join lateral unnest(s.scopes, s.scope_ids, s.periods, s.starts)
+           as w(scope, scope_id, period, starts_at)
+         on conflict (tenant_id, scope, scope_id, period, starts_at) do update
+           set tokens = c.tokens + excluded.tokens, credits = c.credits + excluded.credits`,
+  values: [tenantId, id, used.totalTokens, used.credits],
+  map: () => undefined,
+});
+
+interface Over {
+  readonly scope: Counter['scope'];
+  readonly period: Period;
+  readonly metric: Metric;
+  readonly max: number;
+  readonly used: number;
+  readonly wanted: number;
+}
+
+const WHO: Readonly<Record<Counter['scope'], string>> = {
+  tenant: 'this tenant',
+  key: 'this key',
+  user: 'this user',
+  'key-user': 'this user with this key',
+};
+const LENGTH: Readonly<Record<Period, number>> = { minute: 0, day: 1, month: 2 };
+
+/** What a failed reservation tells its caller; null for a failure of another kind. */
+export function overQuota(error: unknown): AppError | null {
+  const { code, detail } = error as { code?: string; detail?: string };
+  if (code !== REFUSED || detail === undefined) return null;
+  const told = JSON.parse(detail) as { over: Over[]; now: string };
+  const now = new Date(told.now);
+  // The longest of them is the one that is to be waited for.
+  const worst = told.over.reduce((a, b) => (LENGTH[b.period] > LENGTH[a.period] ? b : a));
+  const { scope, period, metric, max, used, wanted } = worst;
+  const resets = endOf(period, now);
+  const seconds = Math.max(1, Math.ceil((resets.getTime() - now.getTime()) / 1_000));
+  const left = Math.max(0, max - used);
+  const needed = metric === 'requests' ? '' : `, this request may need ${round(wanted)}`;
+  return new AppError(period === 'minute' ? 'RATE_LIMITED' : 'QUOTA_EXCEEDED', {
+    message: `${WHO[scope]} may use ${round(max)} ${metric} a ${period}; ${round(left)} left${needed}. Resets at ${resets.toISOString()}.`,
+    retryAfterSeconds: seconds,
+    headers: {
+      'x-ratelimit-limit': String(round(max)),
+      'x-ratelimit-remaining': String(round(left)),
+      'x-ratelimit-reset': String(seconds),
+      'x-ratelimit-scope': `${scope}; ${metric}; ${period}`,
+    },
+  });
+}
+
+function round(value: number): number {
+  return Math.round(value * 1e6) / 1e6;
+}

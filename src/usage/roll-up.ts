@@ -1,0 +1,168 @@
+import {
+  Injectable,
+  Logger,
+  type BeforeApplicationShutdown,
+  type OnApplicationBootstrap,
+} from '@nestjs/common';
+import { Periodic, type TenantId } from '../common';
+import { Database, platformScope, type Statement } from '../database';
+
+const EVERY_MS = 30_000;
+/** A report may be this old. */
+const FRESH_MS = 1_000;
+const HOURS_A_TRANSACTION = 50;
+/** One process at a time adds up. Arbitrary, fixed. */
+const LOCK = 7_300_419;
+
+interface Dirty {
+  /** Every transaction before it has ended, and is in what was found. */
+  readonly watermark: string;
+  readonly hours: readonly { readonly tenantId: TenantId; readonly hour: Date }[];
+}
+
+/**
+ * Usage by the hour, added up from the ledger. An hour with a row that is new or changed is added up anew as a whole,
+ * so it does not matter how late a row comes, how often it is changed, or who adds up at the same time. A row is new
+ * by the number of the transaction that wrote it, not by its time: transactions end in another order than they begin,
+ * and one that is still open is found by its number the next time.
+ */
+@Injectable()
+export class UsageRollUp implements OnApplicationBootstrap, BeforeApplicationShutdown {
+  private readonly logger = new Logger(UsageRollUp.name);
+  private rolling: Periodic | undefined;
+  private running: Promise<void> | undefined;
+  private startedAt = 0;
+
+  constructor(private readonly database: Database) {}
+
+  onApplicationBootstrap(): void {
+    const failed = ({ message }: Error): void =>
+      this.logger.warn(`usage not added up, will be tried again: ${message}`);
+    this.rolling = new Periodic(EVERY_MS, () => this.ifDue(), failed);
+  }
+
+  async beforeApplicationShutdown(): Promise<void> {
+    await this.rolling?.stop();
+    await this.running?.catch(() => undefined);
+  }
+
+  /** Resolves when everything that was stored a second ago is in the hours. */
+  async fresh(): Promise<void> {
+    while (this.running) await this.running.catch(() => undefined);
+    if (Date.now() - this.startedAt < FRESH_MS) return;
+    await this.run();
+  }
+
+  /** Adds up whatever is new. */
+  async run(): Promise<void> {
+    if (this.running) return this.running;
+    const startedAt = Date.now();
+    this.running = this.addUp().finally(() => (this.running = undefined));
+    await this.running;
+    this.startedAt = startedAt;
+  }
+
+  private async ifDue(): Promise<void> {
+    if (await this.database.one(platformScope(), rolledLately)) return;
+    await this.run();
+  }
+
+  private async addUp(): Promise<void> {
+    const { watermark, hours } = await this.database.one(platformScope(), findDirty);
+    for (let from = 0; from < hours.length; from += HOURS_A_TRANSACTION) {
+      const part = hours.slice(from, from + HOURS_A_TRANSACTION);
+      await this.database.run(platformScope(), [
+        lock,
+        clear('usage_hours', part),
+        clear('usage_user_hours', part),
+        fill('usage_hours', part),
+        fill('usage_user_hours', part),
+      ]);
+    }
+    await this.database.one(platformScope(), moveWatermark(watermark));
+  }
+}
+
+const rolledLately: Statement<boolean> = {
+  name: 'usage-rolled-lately',
+  text: `select rolled_at > now() - interval '${EVERY_MS / 2} milliseconds' as lately from usage_roll_up`,
+  values: [],
+  map: ([row]) => row?.lately === true,
+};
+
+/**
+ * After a restore from a dump the rows' numbers are another cluster's. A watermark from the future gives that away:
+ * everything is added up once, and rows with such numbers are not looked at again.
+ */
+const findDirty: Statement<Dirty> = {
+  name: 'usage-dirty',
+  text: `with place as (
+      select watermark, pg_snapshot_xmin(pg_current_snapshot()) as xmin, pg_snapshot_xmax(pg_current_snapshot()) as xmax
+      from usage_roll_up),
+    since as (
+      select case when watermark > xmax then '0'::xid8 else watermark end as first,
+        case when watermark > xmax or watermark = '0'::xid8 then '18446744073709551615'::xid8 else xmax end as past,
+        xmin
+      from place)
+    select (select xmin::text from since) as watermark, d.tenant_id, d.hour
+    from (select) as one left join (
+      select distinct l.tenant_id, date_trunc('hour', l.created_at, 'UTC') as hour
+      from usage_ledger l where l.txid >= (select first from since) and l.txid < (select past from since)) d on true
+    order by d.tenant_id, d.hour`,
+  values: [],
+  map: (rows) => ({
+    watermark: rows[0]!.watermark as string,
+    hours: rows
+      .filter((row) => row.hour !== null)
+      .map((row) => ({ tenantId: row.tenant_id as TenantId, hour: row.hour as Date })),
+  }),
+};
+
+const moveWatermark = (watermark: string): Statement<void> => ({
+  name: 'usage-watermark',
+  text: `update usage_roll_up set rolled_at = now(),
+           watermark = case when watermark > pg_snapshot_xmax(pg_current_snapshot()) then $1::text::xid8
+             else greatest(watermark, $1::text::xid8) end`,
+  values: [watermark],
+  map: () => undefined,
+});
+
+/** Its own statement: those after it see what was committed while it waited. */
+const lock: Statement<void> = {
+  name: 'usage-roll-lock',
+  text: `select pg_advisory_xact_lock(${LOCK})`,
+  values: [],
+  map: () => undefined,
+};
+
+type Table = 'usage_hours' | 'usage_user_hours';
+const valuesOf = (hours: Dirty['hours']) => [
+  hours.map(({ tenantId }) => tenantId),
+  hours.map(({ hour }) => hour),
+];
+
+const clear = (table: Table, hours: Dirty['hours']): Statement<void> => ({
+  name: `${table}-clear`,
+  text: `delete from ${table} h using unnest($1::bigint[], $2::timestamptz[]) as d(tenant_id, hour)
+         where h.tenant_id = d.tenant_id and h.hour = d.hour`,
+  values: valuesOf(hours),
+  map: () => undefined,
+});
+
+const fill = (table: Table, hours: Dirty['hours']): Statement<void> => {
+  const keys = `key_id, assistant_id, model_service_id, model, wire${table === 'usage_hours' ? '' : ', user_id'}`;
+  const grouped = keys.replace(/\w+/g, 'l.$&');
+  return {
+    name: `${table}-fill`,
+    text: `insert into ${table} (tenant_id, hour, ${keys}, requests, attempts, prompt_tokens, completion_tokens, total_tokens,
+             credits, estimated)
+           select d.tenant_id, d.hour, ${grouped}, count(*), sum(l.attempts), sum(l.prompt_tokens), sum(l.completion_tokens),
+             sum(l.total_tokens), sum(l.credits), count(*) filter (where l.estimated)
+           from unnest($1::bigint[], $2::timestamptz[]) as d(tenant_id, hour)
+           join usage_ledger l on l.tenant_id = d.tenant_id and l.created_at >= d.hour
+             and l.created_at < d.hour + interval '1 hour'
+           group by d.tenant_id, d.hour, ${grouped}`,
+    values: valuesOf(hours),
+    map: () => undefined,
+  };
+};

@@ -1,0 +1,125 @@
+import { Client } from 'pg';
+import type { TenantId } from '../../src/common';
+import { Database, platformScope } from '../../src/database';
+import { UsageReport, UsageRollUp, type UsageGroup } from '../../src/usage';
+import { bootApp, type TestApp } from '../support/app';
+import { query } from '../support/database';
+
+/** `LEDGER_ROWS=5000000` for a month of a busy installation. */
+const ROWS = Number(process.env.LEDGER_ROWS ?? 100_000);
+const TENANTS = [101, 102, 103];
+const FROM = '2026-01-01T00:00:00Z';
+const TO = '2026-01-31T00:00:00Z';
+
+let app: TestApp;
+let database: Database;
+beforeAll(async () => {
+  app = await bootApp({ DATABASE_POOL_SIZE: '8' });
+  database = app.app.nest.get(Database);
+});
+afterAll(() => app.close());
+
+const insert = `insert into usage_ledger (message_id, tenant_id, key_id, user_id, assistant_id, model_service_id, attempts,
+  prompt_tokens, completion_tokens, total_tokens, estimated, credits, outcome, latency_ms, wire, model, created_at)`;
+const sums = `count(*) as requests, sum(attempts) as attempts, sum(prompt_tokens) as p, sum(completion_tokens) as c,
+  sum(total_tokens) as t, sum(credits) as credits, count(*) filter (where estimated) as estimated`;
+/** Groups of the ledger that the hours do not have, or have otherwise; there are to be none. */
+const differences = (table: string, keys: string) =>
+  query(
+    app.databaseUrl,
+    `with ledger as (select tenant_id, date_trunc('hour', created_at, 'UTC') as hour, ${keys}, ${sums} from usage_ledger group by 1, 2, ${keys}),
+       hours as (select tenant_id, hour, ${keys}, requests, attempts, prompt_tokens as p, completion_tokens as c,
+                   total_tokens as t, credits, estimated from ${table})
+     (select * from ledger except all select * from hours) union all (select * from hours except all select * from ledger)`,
+  );
+const KEYS = 'key_id, assistant_id, model_service_id, model, wire';
+const exact = async (): Promise<void> => {
+  expect(await differences('usage_hours', KEYS)).toEqual([]);
+  expect(await differences('usage_user_hours', `${KEYS}, user_id`)).toEqual([]);
+};
+
+it(`adds up ${ROWS} rows of a month exactly, and tells them by day within 300 ms`, async () => {
+  await query(
+    app.databaseUrl,
+    `${insert} select n, (array[${TENANTS.join(',')}])[1 + n % 3], n % 10, 'user ' || n % 5000, n % 4, n % 5, 1 + n % 2, n % 100, n % 50, n % 100 + n % 50,
+       n % 7 = 0, n % 13 / 1000.0, 'finished', 1, 'dialogue', 'model ' || n % 5,
+       timestamptz '${FROM}' + (n::float8 / ${ROWS} * interval '30 days') from generate_series(1, ${ROWS}) as n`,
+  );
+  await query(app.databaseUrl, 'analyze');
+  const rollUp = app.app.nest.get(UsageRollUp);
+  const begun = performance.now();
+  // Two at once, as two processes may be.
+  await Promise.all([rollUp.run(), new UsageRollUp(database).run()]);
+  const rolledMs = performance.now() - begun;
+  if (ROWS <= 1_000_000) await exact();
+  const report = app.app.nest.get(UsageReport);
+  const asked = { from: new Date(FROM), to: new Date(TO), tenantId: null };
+  const took = async (groupBy: UsageGroup[]): Promise<{ ms: number; rows: number; requests: number }> => {
+    await report.rows(platformScope(), { ...asked, groupBy });
+    const before = performance.now();
+    const rows = await report.rows(platformScope(), { ...asked, groupBy });
+    const requests = rows.reduce((sum, row) => sum + Number(row.requests), 0);
+    return { ms: performance.now() - before, rows: rows.length, requests };
+  };
+  const byDay = await took(['day']);
+  expect(byDay).toMatchObject({ rows: 30, requests: ROWS - 1 });
+  expect(byDay.ms).toBeLessThan(300);
+  const byDayAndModel = await took(['day', 'model', 'tenant']);
+  if (process.env.LEDGER_ROWS)
+    console.log({ rolledMs, byDay, byDayAndModel, hours: await query(app.databaseUrl, 'select count(*) from usage_hours') });
+}, 900_000);
+
+it('misses no row that is committed late, and takes up one that is changed', async () => {
+  const rollUp = app.app.nest.get(UsageRollUp);
+  const late = new Client({ connectionString: app.databaseUrl });
+  await late.connect();
+  try {
+    const values = `(104, null, 'u', null, 1, 1, 1, 1, 2, false, 0.5, 'interrupted', 1, 'dialogue', 'm', '2026-02-01T10:30:00Z')`;
+    const row = (id: number) => `${insert} values ${values.replace('(', `(${id}, `)}`;
+    await late.query('begin');
+    await late.query(row(-1));
+    // Another one, begun later, ends first, and the hours are added up meanwhile.
+    await query(app.databaseUrl, row(-2));
+    await rollUp.run();
+    const requests = async () =>
+      (await query<{ n: string }>(app.databaseUrl, 'select sum(requests) as n from usage_hours where tenant_id = 104'))[0]!.n;
+    expect(await requests()).toBe('1');
+    await late.query('commit');
+    await rollUp.run();
+    expect(await requests()).toBe('2');
+    await query(
+      app.databaseUrl,
+      `update usage_ledger set outcome = 'finished', total_tokens = 50, txid = pg_current_xact_id() where message_id = -1`,
+    );
+    await rollUp.run();
+    await query(app.databaseUrl, 'select 1');
+    const report = await app.app.nest.get(UsageReport).rows(platformScope('104' as TenantId), {
+      from: new Date('2026-02-01'),
+      to: new Date('2026-02-02'),
+      tenantId: '104' as TenantId,
+      groupBy: [],
+    });
+    expect(report).toMatchObject([{ requests: 2, totalTokens: 52, credits: 1 }]);
+  } finally {
+    await late.end();
+  }
+});
+
+it('begins anew on the cluster of a restored dump', async () => {
+  const rollUp = app.app.nest.get(UsageRollUp);
+  await query(app.databaseUrl, `update usage_roll_up set watermark = '9000000000000000000'`);
+  await query(app.databaseUrl, `update usage_ledger set txid = '8000000000000000000' where tenant_id = 104`);
+  await query(app.databaseUrl, 'delete from usage_hours where tenant_id = 104');
+  await rollUp.run();
+  const hours = () => query(app.databaseUrl, 'select requests from usage_hours where tenant_id = 104');
+  expect(await hours()).toEqual([{ requests: '2' }]);
+  const [place] = await query<{ low: boolean }>(
+    app.databaseUrl,
+    `select watermark < '9000000000'::xid8 as low from usage_roll_up`,
+  );
+  expect(place!.low).toBe(true);
+  // Numbers of another cluster are not looked at again and again.
+  await query(app.databaseUrl, 'delete from usage_hours where tenant_id = 104');
+  await rollUp.run();
+  expect(await hours()).toEqual([]);
+});
