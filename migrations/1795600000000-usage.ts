@@ -36,6 +36,7 @@ export class CreateUsage1795600000000 implements MigrationInterface {
   async up(queryRunner: QueryRunner): Promise<void> {
     // The owner is no superuser: what tenants have is hidden from it, too, unless it says who it is.
     await queryRunner.query(`select set_config('app.platform', 'on', true)`);
+    // No two indexes begin alike: a statement planned on an empty table must have but one that fits.
     // `txid` says what has been written since the hours were last added up (src/usage/roll-up.ts).
     await queryRunner.query(`
       alter table usage_ledger
@@ -45,7 +46,7 @@ export class CreateUsage1795600000000 implements MigrationInterface {
         add column output_price numeric(20, 8) not null default 0,
         add column txid xid8 not null default pg_current_xact_id();
       create index usage_ledger_written on usage_ledger (txid);
-      create index usage_ledger_of_user on usage_ledger (tenant_id, user_id);
+      create index usage_ledger_of_user on usage_ledger (user_id, tenant_id);
       alter table replies_in_progress add column wire text not null default 'dialogue';
 
       create table model_prices (
@@ -89,11 +90,9 @@ export class CreateUsage1795600000000 implements MigrationInterface {
 
       create table usage_hours (${GROUP}, ${SUMS});
       create index usage_hours_of_tenant on usage_hours (tenant_id, hour);
-      create index usage_hours_of_all on usage_hours (hour);
       create table usage_user_hours (${GROUP}, user_id text not null, ${SUMS});
       create index usage_user_hours_of_tenant on usage_user_hours (tenant_id, hour);
-      create index usage_user_hours_of_user on usage_user_hours (tenant_id, user_id);
-      create index usage_user_hours_of_all on usage_user_hours (hour);
+      create index usage_user_hours_of_user on usage_user_hours (user_id, tenant_id);
       create table usage_roll_up (
         single boolean primary key default true check (single),
         watermark xid8 not null,

@@ -1,5 +1,6 @@
 import type { Contact } from '../assistants';
 import type { DialogueId, MessageId, ModelServiceId, Principal } from '../common';
+import type { SessionKey } from '../messages';
 import type { Feed, Wanted } from './feed';
 
 /** A message that waits for its turn in a session. */
@@ -24,14 +25,20 @@ export class Session {
   /** Null until the first turn is stored. */
   dialogueId: DialogueId | null = null;
   unwatch: (() => void) | undefined;
+  /** Resolves when the message whose turn it is has been stored, or has failed. */
+  storing: Promise<void> = Promise.resolve();
   private latest: Wanted | undefined;
 
   constructor(
     readonly contact: Contact,
-    readonly name: string,
+    readonly owner: SessionKey,
     /** What it is found under: whose it is, and its name. */
     readonly key: string,
   ) {}
+
+  get name(): string {
+    return this.owner.name;
+  }
 
   get idle(): boolean {
     return this.feeds.size === 0 && this.waiting.length === 0 && !this.running && this.held === 0;

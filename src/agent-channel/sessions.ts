@@ -56,9 +56,11 @@ export class Sessions {
     let session = this.byName.get(key);
     // Its first turn may have been stored on another wire or node since.
     if (!session?.dialogueId) {
-      const found = await this.sessions.find({ tenantId, userId, assistantId, name }, onlyUserOf(principal));
-      session = this.byName.get(key) ?? new Session(contact, name, key);
-      if (found && session.dialogueId === null) this.bind(session, principal, found);
+      const owner = { tenantId, userId, assistantId, name };
+      const found = await this.sessions.find(owner, onlyUserOf(principal));
+      session = this.byName.get(key);
+      if (!session) this.unbind((session = new Session(contact, owner, key)));
+      if (found && session.dialogueId === null) this.bind(session, found);
       this.byName.set(key, session);
     }
     session.held += 1;
@@ -85,6 +87,8 @@ export class Sessions {
 
   /** False: nothing was ever said in it. */
   async cancel(principal: Principal, session: Session): Promise<boolean> {
+    // What was said a moment ago is stopped, too.
+    if (session.dialogueId === null) await session.storing;
     return session.dialogueId !== null && (await this.replies.stop(principal, session.dialogueId));
   }
 
@@ -106,17 +110,22 @@ export class Sessions {
     for (const session of [this.byName.get(key), this.byName.get(key + OWN)]) {
       // A dialogue's id leads to it for ever.
       if (!session?.dialogueId || asId(session.name) === session.dialogueId) continue;
-      session.unwatch?.();
-      session.unwatch = undefined;
-      session.dialogueId = null;
+      this.unbind(session);
     }
   }
 
-  private bind(session: Session, { tenantId }: Principal, dialogueId: DialogueId): void {
+  /** No dialogue has its name: the first turn makes one, on whatever wire it comes. */
+  private unbind(session: Session): void {
+    session.unwatch?.();
+    session.dialogueId = null;
+    session.unwatch = this.replies.watchSession(session.owner, (id) => this.bind(session, id));
+  }
+
+  private bind(session: Session, dialogueId: DialogueId): void {
     if (session.dialogueId === dialogueId) return;
     session.unwatch?.();
     session.dialogueId = dialogueId;
-    session.unwatch = this.replies.watch(tenantId, dialogueId, (replyId, note) =>
+    session.unwatch = this.replies.watch(session.owner.tenantId, dialogueId, (replyId, note) =>
       session.show(wantedOf(replyId, note)),
     );
   }
@@ -126,17 +135,20 @@ export class Sessions {
     if (session.running) return;
     session.running = true;
     for (let chat = session.waiting.shift(); chat; chat = session.waiting.shift()) {
+      const stored = Promise.withResolvers<void>();
+      session.storing = stored.promise;
       try {
-        if (chat.stands()) await this.turn(session, chat);
+        if (chat.stands()) await this.turn(session, chat, stored.resolve);
       } catch (error) {
         chat.failed(error);
       }
+      stored.resolve();
     }
     session.running = false;
     this.release(session);
   }
 
-  private async turn(session: Session, chat: Chat): Promise<void> {
+  private async turn(session: Session, chat: Chat, stored: () => void): Promise<void> {
     const { principal } = chat;
     const { versionId } = await this.agent(principal, session.contact.slug);
     const giveUpAt = Date.now() + BUSY_PATIENCE_MS;
@@ -156,8 +168,9 @@ export class Sessions {
           idempotency: null,
           note,
         });
-        this.bind(session, principal, started.dialogue.id);
+        this.bind(session, started.dialogue.id);
         session.show(wantedOf(started.replyId, note));
+        stored();
         return await this.ended(principal, started.replyId);
       } catch (error) {
         const busy = error instanceof AppError && error.code === 'REPLY_IN_PROGRESS';

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
+import type { EntityManager } from 'typeorm';
 import {
   fillTemplate,
   GENERATION_TYPE,
@@ -9,6 +10,7 @@ import {
   type GenerationApp,
   type GenerationDraft,
   type GenerationType,
+  type Idempotency,
   type PromptValues,
 } from '../assistants';
 import {
@@ -21,9 +23,15 @@ import {
   type Principal,
 } from '../common';
 import { Database, NodeRegistry, tenantScope } from '../database';
-import { ModelServicesRepository, SERVICE_TYPE, type ResolvedService } from '../model-services';
+import {
+  estimateTokens,
+  ModelServicesRepository,
+  SERVICE_TYPE,
+  type ResolvedService,
+} from '../model-services';
+import { creditsOf, estimateOf, overQuota, Quotas, reserveUsage, type Estimate, type Quota } from '../usage';
 import { ImageJobs } from './image-jobs';
-import { TextGenerations } from './text-generations';
+import { streamOf, TextGenerations } from './text-generations';
 
 export interface StartGeneration {
   readonly principal: Principal;
@@ -57,13 +65,15 @@ export class AppGenerations {
     private readonly apps: GenerationAppsRepository,
     private readonly records: GenerationRecordsRepository,
     private readonly services: ModelServicesRepository,
+    private readonly quotas: Quotas,
     private readonly texts: TextGenerations,
     private readonly images: ImageJobs,
   ) {}
 
   /**
    * Resolves when the record is stored and somebody answers for it: this process for a text, the queue for an image.
-   * NOT_FOUND, BAD_INPUT naming `params.<name>` or `modelServiceId`, IDEMPOTENCY_MISMATCH, OVERLOADED, SHUTTING_DOWN.
+   * NOT_FOUND, BAD_INPUT naming `params.<name>` or `modelServiceId`, IDEMPOTENCY_MISMATCH, RATE_LIMITED,
+   * QUOTA_EXCEEDED, OVERLOADED, SHUTTING_DOWN.
    */
   async start({ principal, ...request }: StartGeneration): Promise<StartedGeneration> {
     const { tenantId, userId, keyId, keyName } = principal;
@@ -86,29 +96,53 @@ export class AppGenerations {
       prompt,
       parameters: app.parameters,
     };
-    const { id, isNew } = await this.store(draft, {
-      key: request.idempotencyKey,
-      hash: hashOf(userId, app.id, request.modelServiceId, params),
-    });
+    const idempotency =
+      request.idempotencyKey === null
+        ? null
+        : {
+            key: request.idempotencyKey,
+            requestHash: hashOf(userId, app.id, request.modelServiceId, params),
+          };
+    const { id, isNew } = await this.store(principal, draft, service, idempotency);
     if (isNew && app.type === GENERATION_TYPE.text) this.texts.begin(draft, service);
     if (isNew && app.type === GENERATION_TYPE.image) this.images.hint();
     return { id, type: app.type, isNew };
   }
 
-  /** The record, and who answers for it, in one transaction: a crash leaves both or neither. */
-  private store(
+  /** The record, who answers for it, and what it may cost, in one transaction: a crash leaves all or nothing. */
+  private async store(
+    principal: Principal,
     draft: GenerationDraft,
-    { key, hash }: { readonly key: string | null; readonly hash: string },
+    service: ResolvedService,
+    idempotency: Idempotency | null,
   ): Promise<{ id: GenerationRecordId; isNew: boolean }> {
     const isText = draft.type === GENERATION_TYPE.text;
     if (isText) this.texts.admit();
+    const quota = await this.quotas.of(principal);
     return this.database.transaction(tenantScope(draft.tenantId), async (tx) => {
-      const idempotency = key === null ? null : { key, requestHash: hash };
       const created = await this.records.create(tx, draft, idempotency);
       if (!created.isNew) return created;
+      if (quota) await this.reserve(tx, quota, draft, service);
       if (isText) await this.records.claim(tx, draft, this.nodes.incarnation);
       else await this.images.enqueue(tx, { tenantId: draft.tenantId, recordId: draft.id });
       return created;
+    });
+  }
+
+  /** Settled with the record's ending, which is never left out: whoever dies, another ends it. */
+  private async reserve(
+    tx: EntityManager,
+    quota: Quota,
+    draft: GenerationDraft,
+    service: ResolvedService,
+  ): Promise<void> {
+    const { text, values } = reserveUsage(quota, {
+      id: streamOf(draft.id),
+      incarnation: null,
+      ...costOf(draft, service),
+    });
+    await tx.query(text, [...values]).catch((error: unknown) => {
+      throw overQuota(error) ?? error;
     });
   }
 
@@ -126,6 +160,14 @@ export class AppGenerations {
         : "is needed: the app's own model service is not there any more",
     );
   }
+}
+
+/** Nobody can tell what images cost but the provider, afterwards. */
+function costOf({ type, prompt, parameters }: GenerationDraft, service: ResolvedService): Estimate {
+  const promptTokens = estimateTokens(prompt);
+  if (type === GENERATION_TYPE.text)
+    return estimateOf(promptTokens, { ...service.parameters, ...parameters }, service);
+  return { tokens: promptTokens, credits: creditsOf({ promptTokens, completionTokens: 0 }, service) };
 }
 
 function hashOf(

@@ -18,7 +18,7 @@ import {
   type ResolvedService,
   type TextUsage,
 } from '../model-services';
-import { creditsOf, recordUsage } from '../usage';
+import { chargedOf, creditsOf, recordUsage, settleUsage } from '../usage';
 import { untilStored } from './until-stored';
 
 /** How a generation went, before anything is counted. */
@@ -40,10 +40,10 @@ export type Ended = Pick<
   GenerationDraft,
   'id' | 'tenantId' | 'userId' | 'keyId' | 'modelServiceId' | 'prompt'
 >;
-type Prices = Pick<ResolvedService, 'inputPrice' | 'outputPrice'>;
+type Prices = Pick<ResolvedService, 'model' | 'inputPrice' | 'outputPrice'>;
 
 /** A service that is gone has no price any more. */
-const FREE: Prices = { inputPrice: 0, outputPrice: 0 };
+const FREE = { inputPrice: 0, outputPrice: 0 };
 /** While the database is away an ending waits in memory; after this it is given up to the log. */
 const GIVE_UP_STORING_MS = 15 * 60_000;
 /** Another process ends it unheard. */
@@ -75,12 +75,13 @@ export class GenerationEndings {
     const counts = usage ?? estimate(record.prompt, result);
     const { tenantId, id, keyId, userId, modelServiceId } = record;
     const credits = creditsOf(counts, service ?? FREE);
+    const messageId = id as string as MessageId;
     const end: GenerationResult = { status, result, images, error, ...counts, credits };
     const statements = [
       endGeneration(tenantId, id, end),
       recordUsage({
         tenantId,
-        messageId: id as string as MessageId,
+        messageId,
         keyId,
         userId,
         assistantId: null,
@@ -92,7 +93,10 @@ export class GenerationEndings {
         outcome: status,
         firstPieceMs,
         latencyMs,
+        wire: 'generation',
+        ...(service && { charged: chargedOf(service) }),
       }),
+      settleUsage(tenantId, messageId, end),
     ] as const;
     await untilStored(() => this.database.run(tenantScope(tenantId), statements), {
       ms: GIVE_UP_STORING_MS,

@@ -23,6 +23,7 @@ import {
   type Dialogue,
   type DialogueMessage,
   type TurnDraft,
+  type SessionKey,
   type TurnOutcome,
 } from '../messages';
 import {
@@ -91,6 +92,9 @@ const SESSION_ATTEMPTS = 3;
 
 const stopTopic = 'replies.stop';
 const toldTopic = 'replies.told';
+/** A name that no dialogue has yet. */
+const sessionTopic = ({ tenantId, assistantId, userId, name }: SessionKey): string =>
+  `replies.session.${tenantId}.${assistantId}.${userId}\n${name}`;
 const startTopic = (tenantId: TenantId, dialogueId: DialogueId): string =>
   `replies.start.${tenantId}.${dialogueId}`;
 
@@ -208,6 +212,11 @@ export class ReplyEngine implements OnModuleDestroy {
     // Before the work is dispatched: the first piece must find the log open.
     this.streams.open(tenantId, reply.id);
     this.live.add(reply);
+    // First, so that who waits for the name can listen to the dialogue in time.
+    if (draft.session !== null && draft.dialogueId === null && assistantId) {
+      const key = { tenantId, userId, assistantId, name: draft.session };
+      this.bus.publish(sessionTopic(key), turn.dialogue.id);
+    }
     this.bus.publish(startTopic(tenantId, turn.dialogue.id), `${reply.id}\n${input.note ?? ''}`);
     if (turn.told) this.bus.publish(toldTopic, '');
     void this.writer.write(reply);
@@ -257,6 +266,11 @@ export class ReplyEngine implements OnModuleDestroy {
       const cut = text.indexOf('\n');
       onReply(text.slice(0, cut) as MessageId, text.slice(cut + 1));
     });
+  }
+
+  /** Calls back when a session gets its dialogue, on any wire, before the first reply of it is told. */
+  watchSession(key: SessionKey, onDialogue: (id: DialogueId) => void): () => void {
+    return this.bus.subscribe(sessionTopic(key), (id) => onDialogue(id as DialogueId));
   }
 
   /** Calls back when a turn was stored that a conversation is to be told of. */

@@ -10,7 +10,8 @@ import { Database, platformScope, type Statement } from '../database';
 const EVERY_MS = 30_000;
 /** A report may be this old. */
 const FRESH_MS = 1_000;
-const HOURS_A_TRANSACTION = 50;
+const HOURS_A_TRANSACTION = 20;
+const HOUR_MS = 3_600_000;
 /** One process at a time adds up. Arbitrary, fixed. */
 const LOCK = 7_300_419;
 
@@ -73,15 +74,20 @@ export class UsageRollUp implements OnApplicationBootstrap, BeforeApplicationShu
       const part = hours.slice(from, from + HOURS_A_TRANSACTION);
       await this.database.run(platformScope(), [
         lock,
-        clear('usage_hours', part),
-        clear('usage_user_hours', part),
-        fill('usage_hours', part),
-        fill('usage_user_hours', part),
+        ...part.flatMap((hour) => [
+          clear('usage_hours', hour),
+          fill('usage_hours', hour),
+          clear('usage_user_hours', hour),
+          fill('usage_user_hours', hour),
+        ]),
       ]);
     }
     await this.database.one(platformScope(), moveWatermark(watermark));
   }
 }
+
+/** Planned anew each time: a plan made while these tables were small would be kept, and it reads them from end to end. */
+const NOT_PREPARED = '';
 
 const rolledLately: Statement<boolean> = {
   name: 'usage-rolled-lately',
@@ -95,7 +101,7 @@ const rolledLately: Statement<boolean> = {
  * everything is added up once, and rows with such numbers are not looked at again.
  */
 const findDirty: Statement<Dirty> = {
-  name: 'usage-dirty',
+  name: NOT_PREPARED,
   text: `with place as (
       select watermark, pg_snapshot_xmin(pg_current_snapshot()) as xmin, pg_snapshot_xmax(pg_current_snapshot()) as xmax
       from usage_roll_up),
@@ -136,33 +142,26 @@ const lock: Statement<void> = {
 };
 
 type Table = 'usage_hours' | 'usage_user_hours';
-const valuesOf = (hours: Dirty['hours']) => [
-  hours.map(({ tenantId }) => tenantId),
-  hours.map(({ hour }) => hour),
-];
+type Hour = Dirty['hours'][number];
 
-const clear = (table: Table, hours: Dirty['hours']): Statement<void> => ({
-  name: `${table}-clear`,
-  text: `delete from ${table} h using unnest($1::bigint[], $2::timestamptz[]) as d(tenant_id, hour)
-         where h.tenant_id = d.tenant_id and h.hour = d.hour`,
-  values: valuesOf(hours),
+// One hour each: joined to a list of hours, they are planned as if every row might be in every hour.
+const clear = (table: Table, { tenantId, hour }: Hour): Statement<void> => ({
+  name: NOT_PREPARED,
+  text: `delete from ${table} where tenant_id = $1 and hour = $2`,
+  values: [tenantId, hour],
   map: () => undefined,
 });
 
-const fill = (table: Table, hours: Dirty['hours']): Statement<void> => {
+const fill = (table: Table, { tenantId, hour }: Hour): Statement<void> => {
   const keys = `key_id, assistant_id, model_service_id, model, wire${table === 'usage_hours' ? '' : ', user_id'}`;
-  const grouped = keys.replace(/\w+/g, 'l.$&');
   return {
-    name: `${table}-fill`,
+    name: NOT_PREPARED,
     text: `insert into ${table} (tenant_id, hour, ${keys}, requests, attempts, prompt_tokens, completion_tokens, total_tokens,
              credits, estimated)
-           select d.tenant_id, d.hour, ${grouped}, count(*), sum(l.attempts), sum(l.prompt_tokens), sum(l.completion_tokens),
-             sum(l.total_tokens), sum(l.credits), count(*) filter (where l.estimated)
-           from unnest($1::bigint[], $2::timestamptz[]) as d(tenant_id, hour)
-           join usage_ledger l on l.tenant_id = d.tenant_id and l.created_at >= d.hour
-             and l.created_at < d.hour + interval '1 hour'
-           group by d.tenant_id, d.hour, ${grouped}`,
-    values: valuesOf(hours),
+           select $1, $2, ${keys}, count(*), sum(attempts), sum(prompt_tokens), sum(completion_tokens),
+             sum(total_tokens), sum(credits), count(*) filter (where estimated)
+           from usage_ledger where tenant_id = $1 and created_at >= $2 and created_at < $3 group by ${keys}`,
+    values: [tenantId, hour, new Date(hour.getTime() + HOUR_MS)],
     map: () => undefined,
   };
 };

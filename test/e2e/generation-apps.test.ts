@@ -506,6 +506,41 @@ describe('an Idempotency-Key', () => {
   });
 });
 
+describe('a quota', () => {
+  it('counts a generation once, as what it came to, and refuses the next', async () => {
+    const tenant = await app.tenant();
+    const root = { 'x-api-key': app.rootKey };
+    const limits = { requestsPerDay: 3, tokensPerDay: 20_000 };
+    const path = `/api/admin/tenants/${tenant.id}`;
+    expect((await ask(app.url, 'PATCH', path, { limits }, root)).status).toBe(200);
+    await new Promise((resolve) => setTimeout(resolve, 1_000)); // limits are known within a second
+    const id = await made({}, tenant);
+    const send = (params: object, headers: Record<string, string> = {}) =>
+      tenant.post(`/api/copywriting/userCopywriting/${id}`, { params }, headers);
+    const headers = { 'idempotency-key': 'counted once' };
+    const first = await send({ topic: 'x' }, headers);
+    expect((await send({ topic: 'x' }, headers)).body).toEqual(first.body);
+    expect((await send({})).status).toBe(400);
+    const second = await send({ topic: 'y' });
+    const [counted] = await query<Record<string, string>>(
+      app.databaseUrl,
+      `select requests, tokens from usage_counters where tenant_id = $1 and scope = 'tenant' and period = 'day'`,
+      [tenant.id],
+    );
+    const tokens = [first, second].map(({ body }) => body.data.totalTokens as number);
+    expect(counted).toMatchObject({ requests: '2', tokens: String(tokens[0]! + tokens[1]!) });
+    expect(
+      await query(app.databaseUrl, 'select 1 from usage_reservations where tenant_id = $1', [tenant.id]),
+    ).toEqual([]);
+    expect((await send({ topic: 'z' })).status).toBe(200);
+    const refused = await send({ topic: 'z' });
+    expect([refused.status, refused.body.code]).toEqual([429, 429]);
+    expect(refused.headers['retry-after']).toMatch(/^\d+$/);
+    const { body } = await tenant.get('/copywriting/userCopywriting/record-list');
+    expect(body.total).toBe(3);
+  });
+});
+
 describe('record-list', () => {
   const rows = async (path: string, headers: Record<string, string> = {}, tenant = acme) => {
     const { status, body } = await tenant.get(

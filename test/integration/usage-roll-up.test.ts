@@ -66,7 +66,12 @@ it(`adds up ${ROWS} rows of a month exactly, and tells them by day within 300 ms
   expect(byDay.ms).toBeLessThan(300);
   const byDayAndModel = await took(['day', 'model', 'tenant']);
   if (process.env.LEDGER_ROWS)
-    console.log({ rolledMs, byDay, byDayAndModel, hours: await query(app.databaseUrl, 'select count(*) from usage_hours') });
+    console.log({
+      rolledMs,
+      byDay,
+      byDayAndModel,
+      hours: await query(app.databaseUrl, 'select count(*) from usage_hours'),
+    });
 }, 900_000);
 
 it('misses no row that is committed late, and takes up one that is changed', async () => {
@@ -82,7 +87,12 @@ it('misses no row that is committed late, and takes up one that is changed', asy
     await query(app.databaseUrl, row(-2));
     await rollUp.run();
     const requests = async () =>
-      (await query<{ n: string }>(app.databaseUrl, 'select sum(requests) as n from usage_hours where tenant_id = 104'))[0]!.n;
+      (
+        await query<{ n: string }>(
+          app.databaseUrl,
+          'select sum(requests) as n from usage_hours where tenant_id = 104',
+        )
+      )[0]!.n;
     expect(await requests()).toBe('1');
     await late.query('commit');
     await rollUp.run();

@@ -69,8 +69,32 @@ beforeAll(async () => {
   conversationId = (sent.body as { conversationId: ConversationId }).conversationId;
   await acme.post('/api/v1/im/groups', { groupId: 'team', owner: 'ann', members: ['bob'] });
   await generateImage();
+  await app.app.nest.get(UsageRollUp).run();
+  // What is held only while a request runs.
+  await query(
+    app.databaseUrl,
+    `insert into usage_reservations (tenant_id, id, tokens, credits, scopes, scope_ids, periods, starts)
+     values ($1, 1, 1, 1, '{}', '{}', '{}', '{}')`,
+    [acme.id],
+  );
 });
 afterAll(() => app.close());
+
+it('has rows of acme in every table of usage', async () => {
+  for (const table of [
+    'model_prices',
+    'usage_counters',
+    'usage_hours',
+    'usage_ledger',
+    'usage_reservations',
+    'usage_user_hours',
+  ]) {
+    const rows = await query(app.databaseUrl, `select 1 from ${table} where tenant_id = $1 limit 1`, [
+      acme.id,
+    ]);
+    expect([table, rows.length]).toEqual([table, 1]);
+  }
+});
 
 async function generateImage(): Promise<void> {
   const post = async (path: string, body: object): Promise<{ id: string }> =>
@@ -254,6 +278,7 @@ describe('the wall of the repositories, with row-level security down', () => {
         'generation_apps',
         'generation_records',
         'blobs',
+        'usage_hours',
       ]) {
         const rows = await query(app.databaseUrl, `select * from ${table}`);
         await query(
@@ -398,7 +423,8 @@ describe('the wall of the repositories, with row-level security down', () => {
         const report = new UsageReport(database, { fresh: () => Promise.resolve() } as UsageRollUp);
         const month = { from: new Date('2020-01-01'), to: new Date('2099-01-01'), groupBy: [] };
         const usage = (tenantId: TenantId) => report.rows(tenantScope(tenantId), { ...month, tenantId });
-        expect(await usage(acme.id as TenantId)).toMatchObject([{ requests: 1 }]);
+        // The reply and the image.
+        expect(await usage(acme.id as TenantId)).toMatchObject([{ requests: 2 }]);
         expect(await usage(me)).toMatchObject([{ requests: 0 }]);
         await database.transaction(tenantScope(me), async (tx) => {
           await expect(assistants.get(tx, me, acme.assistantId as never)).rejects.toMatchObject({
