@@ -3,6 +3,7 @@ import { CreateConversations1795300000000 } from './1795300000000-create-convers
 import { CreateSessions1795400000000 } from './1795400000000-create-sessions';
 import { CreateGenerations1795500000000 } from './1795500000000-create-generations';
 import { CreateUsage1795600000000 } from './1795600000000-usage';
+import { CreateOpenRequests1795700000000 } from './1795700000000-create-open-requests';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -11,4 +12,5 @@ export const migrations = [
   CreateSessions1795400000000,
   CreateGenerations1795500000000,
   CreateUsage1795600000000,
+  CreateOpenRequests1795700000000,
 ];

@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache';
-import { AppError } from './errors';
+import { isStorageAway } from './until-stored';
 
 interface Entry<V> {
   readonly value: V;
@@ -42,8 +42,7 @@ export class FreshCache<V extends object | null> {
         return value;
       })
       .catch((error: unknown) => {
-        const away = error instanceof AppError && error.code === 'STORAGE_UNAVAILABLE';
-        if (!away || !entry || now - entry.loadedAt > STALE_MS) throw error;
+        if (!isStorageAway(error) || !entry || now - entry.loadedAt > STALE_MS) throw error;
         entry.retryAt = this.now() + RETRY_MS;
         return entry.value;
       })

@@ -11,4 +11,5 @@ export * from './paging';
 export * from './group-commit';
 export * from './periodic';
 export * from './token-bucket';
+export * from './until-stored';
 export * from './within';

@@ -138,7 +138,6 @@ export class AppGenerations {
   ): Promise<void> {
     const { text, values } = reserveUsage(quota, {
       id: streamOf(draft.id),
-      incarnation: null,
       ...costOf(draft, service),
     });
     await tx.query(text, [...values]).catch((error: unknown) => {

@@ -9,7 +9,15 @@ import {
   type GenerationResult,
   type StoredImage,
 } from '../assistants';
-import { AppError, ERRORS, type GenerationRecordId, type MessageId, type TenantId } from '../common';
+import {
+  AppError,
+  ENDING_PATIENCE_MS,
+  ERRORS,
+  untilStored,
+  type GenerationRecordId,
+  type MessageId,
+  type TenantId,
+} from '../common';
 import { Database, tenantScope } from '../database';
 import {
   appErrorOf,
@@ -19,7 +27,6 @@ import {
   type TextUsage,
 } from '../model-services';
 import { chargedOf, creditsOf, recordUsage, settleUsage } from '../usage';
-import { untilStored } from './until-stored';
 
 /** How a generation went, before anything is counted. */
 export interface Ending {
@@ -44,8 +51,6 @@ type Prices = Pick<ResolvedService, 'model' | 'inputPrice' | 'outputPrice'>;
 
 /** A service that is gone has no price any more. */
 const FREE = { inputPrice: 0, outputPrice: 0 };
-/** While the database is away an ending waits in memory; after this it is given up to the log. */
-const GIVE_UP_STORING_MS = 15 * 60_000;
 /** Another process ends it unheard. */
 const LOOK_EVERY_MS = 500;
 
@@ -99,7 +104,7 @@ export class GenerationEndings {
       settleUsage(tenantId, messageId, end),
     ] as const;
     await untilStored(() => this.database.run(tenantScope(tenantId), statements), {
-      ms: GIVE_UP_STORING_MS,
+      ms: ENDING_PATIENCE_MS,
       waits: () => this.logger.warn(`the database is away; generation ${id} waits to be stored`),
     });
     for (const wake of this.waiting.get(id) ?? []) wake();

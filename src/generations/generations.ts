@@ -1,8 +1,6 @@
-import { setTimeout as delay } from 'node:timers/promises';
-import { Injectable, Logger, type OnModuleDestroy } from '@nestjs/common';
+import { Injectable, type OnModuleDestroy } from '@nestjs/common';
 import { AppError, badInput, IdGenerator, within, type MessageId, type Principal } from '../common';
 import { Config } from '../config';
-import { Database, tenantScope } from '../database';
 import {
   appErrorOf,
   estimateTokens,
@@ -19,15 +17,7 @@ import {
   type TranscriptionRequest,
   type TranscriptionResult,
 } from '../model-services';
-import {
-  chargedOf,
-  creditsOf,
-  Quotas,
-  recordUsage,
-  settleUsage,
-  type LedgerEntry,
-  type Wire,
-} from '../usage';
+import { creditsOf, Metering, type LedgerEntry, type MeteredRequest, type Wire } from '../usage';
 
 type Asked<R> = Omit<R, 'service'> & { readonly service: ResolvedService };
 type Counted<R> = R & { readonly counts: TextUsage };
@@ -51,9 +41,6 @@ interface Work<R> {
   readonly estimate: (result?: R) => { promptTokens: number; completionTokens: number };
 }
 
-/** While the database is away a row waits in memory; after this it is given up to the log. */
-const GIVE_UP_STORING_MS = 15 * 60_000;
-const MAX_STORE_DELAY_MS = 2_000;
 const DRAIN_LAST_WAIT_MS = 5_000;
 
 /**
@@ -63,18 +50,15 @@ const DRAIN_LAST_WAIT_MS = 5_000;
  */
 @Injectable()
 export class Generations implements OnModuleDestroy {
-  private readonly logger = new Logger(Generations.name);
   private readonly running = new Set<Promise<unknown>>();
-  private readonly storing = new Set<Promise<void>>();
   private readonly stopping = new AbortController();
   private draining = false;
 
   constructor(
     private readonly config: Config,
-    private readonly database: Database,
     private readonly ids: IdGenerator,
     private readonly driver: MediaDriver,
-    private readonly quotas: Quotas,
+    private readonly metering: Metering,
   ) {}
 
   embed(principal: Principal, request: Asked<EmbeddingsRequest>): Promise<Counted<EmbeddingsResult>> {
@@ -128,13 +112,12 @@ export class Generations implements OnModuleDestroy {
     });
   }
 
-  /** What is running may end for a while, the rest is stopped; the ledger's rows are written before the database closes. */
+  /** What is running may end for a while, the rest is stopped. */
   async onModuleDestroy(): Promise<void> {
     this.draining = true;
     await within(this.config.env.DRAIN_TIMEOUT_MS, Promise.allSettled(this.running));
     this.stopping.abort(new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 }));
-    const ended = Promise.allSettled(this.running).then(() => Promise.all(this.storing));
-    await within(DRAIN_LAST_WAIT_MS, ended);
+    await within(DRAIN_LAST_WAIT_MS, Promise.allSettled(this.running));
   }
 
   private async run<R extends { usage: TextUsage | null; attempts: number }>(
@@ -155,11 +138,23 @@ export class Generations implements OnModuleDestroy {
     principal: Principal,
     work: Work<R>,
   ): Promise<Counted<R>> {
-    const { service, estimate } = work;
+    const { service, wire } = work;
     const id = this.ids.next<MessageId>();
-    const { promptTokens } = estimate();
-    const credits = creditsOf({ promptTokens, completionTokens: 0 }, service);
-    const reserved = await this.quotas.reserve(principal, id, { tokens: promptTokens, credits });
+    const { promptTokens } = work.estimate();
+    const estimate = {
+      tokens: promptTokens,
+      credits: creditsOf({ promptTokens, completionTokens: 0 }, service),
+    };
+    const metered: MeteredRequest = {
+      principal,
+      id,
+      wire,
+      assistantId: null,
+      service,
+      estimate,
+      promptTokens,
+    };
+    await this.metering.begin(metered);
     const signal = AbortSignal.any([work.signal, this.stopping.signal]);
     const startedAt = Date.now();
     let result: R | undefined;
@@ -177,74 +172,17 @@ export class Generations implements OnModuleDestroy {
       ending = { outcome: 'failed', attempts: error.details.attempts, usage: null };
       throw appErrorOf(error);
     } finally {
-      await this.record(principal, work, ending, result, { id, reserved, startedAt });
+      const { usage, ...rest } = ending;
+      await this.metering.end(metered, {
+        ...countsOf(usage, work.estimate(result)),
+        ...rest,
+        estimated: !usage,
+        firstPieceMs: null,
+        latencyMs: Date.now() - startedAt,
+      });
     }
     return { ...result, counts: countsOf(ending.usage, work.estimate(result)) };
   }
-
-  /** Resolves when the row is stored, or the database is away: then it is stored later, and nobody is kept waiting. */
-  private async record<R>(
-    { tenantId, keyId, userId }: Principal,
-    { service, estimate, wire }: Work<R>,
-    { outcome, attempts, usage }: Ending,
-    result: R | undefined,
-    {
-      id,
-      reserved,
-      startedAt,
-    }: { readonly id: MessageId; readonly reserved: boolean; readonly startedAt: number },
-  ): Promise<void> {
-    const counts = countsOf(usage, estimate(result));
-    const entry: LedgerEntry = {
-      tenantId,
-      messageId: id,
-      keyId,
-      userId,
-      assistantId: null,
-      modelServiceId: service.id,
-      attempts,
-      ...counts,
-      estimated: !usage,
-      credits: creditsOf(counts, service),
-      outcome,
-      firstPieceMs: null,
-      latencyMs: Date.now() - startedAt,
-      wire,
-      charged: chargedOf(service),
-    };
-    const store = async (): Promise<void> => {
-      const settled = reserved ? [settleUsage(tenantId, id, entry)] : [];
-      await this.database.run(tenantScope(tenantId), [recordUsage(entry), ...settled]);
-    };
-    try {
-      await store();
-    } catch (error) {
-      const storing = this.recordLater(entry, store, error).finally(() => this.storing.delete(storing));
-      this.storing.add(storing);
-    }
-  }
-
-  /** Never rejects. */
-  private async recordLater(entry: LedgerEntry, store: () => Promise<void>, first: unknown): Promise<void> {
-    const since = Date.now();
-    let error = first;
-    for (let attempt = 0; isAway(error) && Date.now() - since < GIVE_UP_STORING_MS; attempt += 1) {
-      if (attempt === 0)
-        this.logger.warn(`the database is away; usage ${entry.messageId} waits to be stored`);
-      await delay(Math.min(100 * 2 ** attempt, MAX_STORE_DELAY_MS) * (0.5 + Math.random() / 2));
-      try {
-        await store();
-        return;
-      } catch (again) {
-        error = again;
-      }
-    }
-    this.logger.error({ err: error, entry }, 'the usage of a generation could not be stored');
-  }
-}
-
-function isAway(error: unknown): boolean {
-  return error instanceof AppError && error.code === 'STORAGE_UNAVAILABLE';
 }
 
 function countsOf(

@@ -1,7 +1,7 @@
 import { Injectable, Logger } from '@nestjs/common';
 import { GenerationRecordsRepository, type GenerationRecord, type StoredImage } from '../assistants';
 import { BlobStore } from '../blobs';
-import { AppError } from '../common';
+import { AppError, untilStored } from '../common';
 import {
   MediaDriver,
   ModelServicesRepository,
@@ -14,7 +14,6 @@ import { failureOf, GenerationEndings } from './generation-endings';
 import type { ImageJob } from './image-jobs';
 import { imageFileOf } from './image-file';
 import { ImageFetcher } from './image-fetcher';
-import { untilStored } from './until-stored';
 
 const MAX_IMAGES = 10;
 const MAX_IMAGE_BYTES = 20_971_520;

@@ -1,5 +1,5 @@
 import { Injectable, Logger } from '@nestjs/common';
-import { AppError, GroupCommit, idAtTime, type ConversationId, type TenantId } from '../common';
+import { GroupCommit, idAtTime, isStorageAway, type ConversationId, type TenantId } from '../common';
 import { DevicesRepository, MessageLog, type Change, type LogEntry, type LogPlace } from '../messages';
 import { CLOSE, textFrame } from '../realtime';
 import type { Connection } from './connection';
@@ -216,7 +216,7 @@ export class Delivery {
       try {
         return await work();
       } catch (error) {
-        if (!(error instanceof AppError) || error.code !== 'STORAGE_UNAVAILABLE') throw error;
+        if (!isStorageAway(error)) throw error;
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS).unref());
       }
     }

@@ -1,7 +1,6 @@
-import { Injectable, Logger, type OnModuleDestroy } from '@nestjs/common';
+import { Injectable, type OnModuleDestroy } from '@nestjs/common';
 import { AppError, IdGenerator, within, type AssistantId, type MessageId, type Principal } from '../common';
 import { Config } from '../config';
-import { Database, tenantScope } from '../database';
 import {
   appErrorOf,
   estimatePromptTokens,
@@ -14,7 +13,7 @@ import {
   type TextUsage,
   type ToolCallDelta,
 } from '../model-services';
-import { chargedOf, creditsOf, estimateOf, Quotas, recordUsage, settleUsage, type Wire } from '../usage';
+import { estimateOf, Metering, type MeteredRequest, type Wire } from '../usage';
 import { tenantOf } from './access';
 import { LiveReplies } from './live-replies';
 import { ToolRunner, type AssistantTools } from './tool-runner';
@@ -50,17 +49,15 @@ class TooLong extends Error {}
  */
 @Injectable()
 export class Completions implements OnModuleDestroy {
-  private readonly logger = new Logger(Completions.name);
   private readonly running = new Map<Promise<unknown>, AbortController>();
   private draining = false;
 
   constructor(
     private readonly config: Config,
-    private readonly database: Database,
     private readonly ids: IdGenerator,
     private readonly tools: ToolRunner,
     private readonly live: LiveReplies,
-    private readonly quotas: Quotas,
+    private readonly metering: Metering,
   ) {}
 
   newId(): MessageId {
@@ -101,18 +98,17 @@ export class Completions implements OnModuleDestroy {
     sink: TextSink,
     controller: AbortController,
   ): Promise<Completion> {
-    const { service, messages, parameters, tools } = request;
+    const { principal, id, assistantId, service, messages, parameters, tools, wire = 'openai' } = request;
     const { signal } = controller;
+    const promptTokens = estimatePromptTokens(messages);
     const counted = new CountingSink(
       sink,
       () => controller.abort(new TooLong()),
       this.config.env.MAX_REPLY_CHARS,
     );
-    const reserved = await this.quotas.reserve(
-      request.principal,
-      request.id,
-      estimateOf(estimatePromptTokens(messages), parameters, service),
-    );
+    const estimate = estimateOf(promptTokens, parameters, service);
+    const metered: MeteredRequest = { principal, id, wire, assistantId, service, estimate, promptTokens };
+    await this.metering.begin(metered);
     const startedAt = Date.now();
     let result: TextResult | undefined;
     let failure: unknown;
@@ -122,9 +118,9 @@ export class Completions implements OnModuleDestroy {
     } catch (error) {
       failure = signal.aborted ? signal.reason : error;
     }
-    const usage = result?.usage ?? estimate(messages, counted.written);
-    await this.record(request, reserved, {
-      usage,
+    const usage = result?.usage ?? usageOf(promptTokens, counted.written);
+    await this.metering.end(metered, {
+      ...usage,
       estimated: !result?.usage,
       attempts: result?.attempts ?? (failure instanceof ProviderError ? failure.details.attempts : 1),
       outcome: result ? 'finished' : outcomeOf(failure, request.signal),
@@ -134,42 +130,6 @@ export class Completions implements OnModuleDestroy {
     if (result)
       return { usage, finishReason: result.finishReason ?? (counted.calledTools ? 'tool_calls' : 'stop') };
     throw this.tellable(failure, request.signal);
-  }
-
-  /** A database that is away costs the row, and says so: the client's answer is not worth less for it. */
-  private async record(
-    { principal, id, assistantId, service, wire = 'openai' }: CompletionRequest,
-    reserved: boolean,
-    ending: {
-      readonly usage: TextUsage;
-      readonly estimated: boolean;
-      readonly attempts: number;
-      readonly outcome: 'finished' | 'stopped' | 'interrupted' | 'failed';
-      readonly firstPieceMs: number | null;
-      readonly latencyMs: number;
-    },
-  ): Promise<void> {
-    const { usage, ...rest } = ending;
-    const { tenantId, keyId, userId } = principal;
-    const credits = creditsOf(usage, service);
-    const row = {
-      messageId: id,
-      tenantId,
-      keyId,
-      userId,
-      assistantId,
-      modelServiceId: service.id,
-      credits,
-      wire,
-    };
-    try {
-      await this.database.run(tenantScope(tenantId), [
-        recordUsage({ ...row, ...usage, ...rest, charged: chargedOf(service) }),
-        ...(reserved ? [settleUsage(tenantId, id, { ...usage, credits })] : []),
-      ]);
-    } catch (error) {
-      this.logger.error({ err: error, usage: { ...row, ...usage } }, 'usage of a completion not stored');
-    }
   }
 
   private tellable(failure: unknown, signal: AbortSignal): unknown {
@@ -189,8 +149,7 @@ export class Completions implements OnModuleDestroy {
   }
 }
 
-function estimate(messages: readonly ChatMessage[], written: string): TextUsage {
-  const promptTokens = estimatePromptTokens(messages);
+function usageOf(promptTokens: number, written: string): TextUsage {
   const completionTokens = estimateTokens(written);
   return { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens };
 }

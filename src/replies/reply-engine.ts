@@ -153,7 +153,7 @@ export class ReplyEngine implements OnModuleDestroy {
       buildPrompt(version?.prompt ?? '', branch, service.contextWindow, parameters);
     const reserve = (quota: Quota) => (branch: readonly BranchMessage[]) => {
       const estimate = estimateOf(estimatePromptTokens(promptOf(branch)), parameters, service);
-      return [reserveUsage(quota, { id: draft.replyId, incarnation: null, ...estimate })];
+      return [reserveUsage(quota, { id: draft.replyId, ...estimate })];
     };
 
     const draftOf = (dialogueId: DialogueId | null): TurnDraft => ({

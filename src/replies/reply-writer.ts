@@ -1,6 +1,5 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { Injectable, Logger } from '@nestjs/common';
-import { AppError, ERRORS, wellFormed, type ErrorCode } from '../common';
+import { ENDING_PATIENCE_MS, ERRORS, untilStored, wellFormed, type ErrorCode } from '../common';
 import { Config } from '../config';
 import { Database, tenantScope } from '../database';
 import { endReply, storeStep, type FinalStatus } from '../messages';
@@ -17,10 +16,6 @@ import { chargedOf, creditsOf, recordUsage, settleUsage } from '../usage';
 import { LiveReplies } from './live-replies';
 import { ReplyAborted, type LiveReply } from './live-reply';
 import { ToolRunner, type ToolStep } from './tool-runner';
-
-/** While the database is away a finished reply waits in memory; after this it is given up to the log. */
-const GIVE_UP_STORING_MS = 15 * 60_000;
-const MAX_STORE_DELAY_MS = 2_000;
 
 interface Ending {
   readonly status: FinalStatus;
@@ -157,23 +152,17 @@ export class ReplyWriter {
       }),
       ...(reserved ? [settleUsage(tenantId, reply.id, counts)] : []),
     ] as const;
-    for (let attempt = 0; ; attempt += 1) {
-      try {
-        await this.database.run(tenantScope(tenantId), statements);
-        const { finishReason } = ending.result ?? {};
-        return {
-          status: ending.status,
-          ...counts,
-          ...(finishReason && { finishReason }),
-          ...(ending.error && { error: ending.error }),
-        };
-      } catch (error) {
-        const away = error instanceof AppError && error.code === 'STORAGE_UNAVAILABLE';
-        if (!away || Date.now() - now > GIVE_UP_STORING_MS) throw error;
-        if (attempt === 0) this.logger.warn(`the database is away; reply ${reply.id} waits to be stored`);
-        await delay(Math.min(100 * 2 ** attempt, MAX_STORE_DELAY_MS) * (0.5 + Math.random() / 2));
-      }
-    }
+    await untilStored(() => this.database.run(tenantScope(tenantId), statements), {
+      ms: ENDING_PATIENCE_MS,
+      waits: () => this.logger.warn(`the database is away; reply ${reply.id} waits to be stored`),
+    });
+    const { finishReason } = ending.result ?? {};
+    return {
+      status: ending.status,
+      ...counts,
+      ...(finishReason && { finishReason }),
+      ...(ending.error && { error: ending.error }),
+    };
   }
 }
 

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { AppError, type MessageId, type Principal, type TenantId } from '../common';
-import { Database, NodeRegistry, tenantScope, type Statement } from '../database';
+import type { Statement } from '../database';
 import { countersOf, endOf, LimitsSource, type Counter, type Metric, type Period } from './limits';
 
 /** What a request may come to, at most as far as anybody can tell before it. */
@@ -18,8 +18,6 @@ export interface Quota {
 /** A request that is counted by `id` until {@link settleUsage}. */
 export interface Reservation extends Estimate {
   readonly id: MessageId;
-  /** Whose end releases it; null: the sweeper of replies settles it with the reply's ending. */
-  readonly incarnation: bigint | null;
 }
 
 /** Answers longer than this are not expected of whoever does not say how long theirs may be. */
@@ -32,35 +30,12 @@ const REFUSED = 'PLQ01';
  */
 @Injectable()
 export class Quotas {
-  constructor(
-    private readonly limits: LimitsSource,
-    private readonly database: Database,
-    private readonly nodes: NodeRegistry,
-  ) {}
+  constructor(private readonly limits: LimitsSource) {}
 
   /** Null: nothing limits this caller, and nothing is to be reserved. */
   async of(principal: Principal): Promise<Quota | null> {
     const counters = countersOf(principal, await this.limits.of(principal));
     return counters.length > 0 ? { tenantId: principal.tenantId, counters } : null;
-  }
-
-  /**
-   * For a request whose end a dead process would not record: released when this one dies. True when something was
-   * reserved, which is then to be settled. Throws RATE_LIMITED and QUOTA_EXCEEDED.
-   */
-  async reserve(principal: Principal, id: MessageId, estimate: Estimate): Promise<boolean> {
-    const quota = await this.of(principal);
-    if (!quota) return false;
-    const { incarnation } = this.nodes;
-    try {
-      await this.database.one(
-        tenantScope(principal.tenantId),
-        reserveUsage(quota, { id, incarnation, ...estimate }),
-      );
-      return true;
-    } catch (error) {
-      throw overQuota(error) ?? error;
-    }
   }
 }
 
@@ -80,14 +55,13 @@ export function estimateOf(
 /** Takes all of it or fails, and its transaction with it: {@link overQuota} says of what. */
 export const reserveUsage = (
   { tenantId, counters }: Quota,
-  { id, incarnation, tokens, credits }: Reservation,
+  { id, tokens, credits }: Reservation,
 ): Statement<void> => ({
   name: 'quota-reserve',
-  text: `select reserve_usage($1, $2, $3, $4, $5, $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::numeric[])`,
+  text: `select reserve_usage($1, $2, $3, $4, $5::text[], $6::text[], $7::text[], $8::bigint[], $9::bigint[], $10::numeric[])`,
   values: [
     tenantId,
     id,
-    incarnation?.toString() ?? null,
     tokens,
     credits.toFixed(6),
     counters.map(({ scope }) => scope),

@@ -241,14 +241,19 @@ it('stops what models make in one piece, too', async () => {
   expect([answer.status, answer.body.error.code]).toEqual([429, 'insufficient_quota']);
 });
 
-it('gives back what a process that died had reserved', async () => {
+it('counts of a request whose process died its prompt, and gives back the rest', async () => {
   const tenant = await limited({ tokensPerDay: 10_000 });
   upstream.on(tenant.model, () => new Promise(() => undefined));
   void chat(tenant).catch(() => undefined);
   await eventually(async () => (await open(tenant)) === 1);
-  await query(app.databaseUrl, 'update usage_reservations set incarnation = 1 where tenant_id = $1', [
-    tenant.id,
-  ]);
+  await query(app.databaseUrl, 'update open_requests set incarnation = 1 where tenant_id = $1', [tenant.id]);
   await eventually(async () => (await open(tenant)) === 0, 25_000);
-  expect(await counters(tenant)).toMatchObject([{ requests: '1', tokens: '0' }]);
+  const [row] = await query<{ tokens: number }>(
+    app.databaseUrl,
+    `select prompt_tokens as tokens from usage_ledger
+     where tenant_id = $1 and outcome = 'interrupted' and estimated and completion_tokens = 0 and wire = 'openai'`,
+    [tenant.id],
+  );
+  expect(row!.tokens).toBeGreaterThan(0);
+  expect(await counters(tenant)).toMatchObject([{ requests: '1', tokens: String(row!.tokens) }]);
 }, 40_000);

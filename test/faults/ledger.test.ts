@@ -70,12 +70,15 @@ afterAll(async () => {
 });
 
 const plans = new Map<number, Plan>();
+/** What the upstream was asked for. */
+const asked = new Set<string>();
 /** What the upstream has told of its usage, and so has produced to the end. */
 const produced = new Map<number, Plan['usage']>();
 
 async function script(exchange: Exchange): Promise<void> {
   const said = (exchange.body.messages as { content: string }[]).at(-1)!.content;
   const { n, fate, usage } = plans.get(Number(said.split(' ')[1]))!;
+  asked.add(`user-${n}`);
   if (fate === 'fail') return exchange.fail(400, '{"error":{"message":"no"}}');
   for (let piece = 0; piece < 6; piece += 1) {
     await exchange.piece(`piece ${piece} `);
@@ -166,6 +169,7 @@ it(`exactly one row a request, and the sums are what the upstream says, over ${R
   await eventually(
     async () =>
       (await rows('select 1 from replies_in_progress where tenant_id = $1')).length === 0 &&
+      (await rows('select 1 from open_requests where tenant_id = $1')).length === 0 &&
       (await rows('select 1 from usage_reservations where tenant_id = $1')).length === 0,
     40_000,
   );
@@ -200,8 +204,9 @@ it(`exactly one row a request, and the sums are what the upstream says, over ${R
   );
   const outcomes = new Set(ledger.map(({ outcome }) => outcome));
   expect([...outcomes].sort()).toEqual(['failed', 'finished', 'interrupted', 'stopped']);
-  // On the process that lived nothing is missing.
+  // Whatever a model was asked for is there, on the killed process, too; of the one that lived, all that was asked of it.
   const users = new Set(ledger.map(({ user }) => user));
+  expect([...asked].filter((user) => !users.has(user))).toEqual([]);
   const survived = [...plans.values()].filter((plan) => !plan.victim);
   expect(
     survived.filter(({ n }) => !users.has(`user-${n}`)).map(({ n, fate, openai }) => [n, fate, openai]),

@@ -1,8 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { AppError } from '../common';
+import { AppError } from './errors';
 
 const FIRST_DELAY_MS = 100;
 const MAX_DELAY_MS = 2_000;
+/** How long an ending waits in memory for a database that is away, before it is given up to the log. */
+export const ENDING_PATIENCE_MS = 15 * 60_000;
 
 export interface Patience {
   /** After so long it is given up: what the last attempt threw is thrown. */
@@ -18,13 +20,13 @@ export async function untilStored<T>(work: () => Promise<T>, { ms, waits }: Pati
     try {
       return await work();
     } catch (error) {
-      if (!isAway(error) || Date.now() - since > ms) throw error;
+      if (!isStorageAway(error) || Date.now() - since > ms) throw error;
       if (attempt === 0) waits();
       await delay(Math.min(FIRST_DELAY_MS * 2 ** attempt, MAX_DELAY_MS) * (0.5 + Math.random() / 2));
     }
   }
 }
 
-export function isAway(error: unknown): boolean {
+export function isStorageAway(error: unknown): boolean {
   return error instanceof AppError && error.code === 'STORAGE_UNAVAILABLE';
 }

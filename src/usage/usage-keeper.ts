@@ -7,16 +7,16 @@ import {
 import { Periodic } from '../common';
 import { Database, NODE_LEASE_MS, NodeRegistry, platformScope, type Statement } from '../database';
 
-const RELEASE_MS = 5_000;
+const SWEEP_MS = 5_000;
 const PRUNE_MS = 600_000;
 const BATCH = 1_000;
 /** Longer than any request lasts: what a living process has kept so long it could not settle. */
 const FORGOTTEN = `interval '6 hours'`;
 
-/** Gives back what dead processes had reserved, and clears away counts of periods that are over. */
+/** Ends, as interrupted, the requests of dead processes, and clears away counts of periods that are over. */
 @Injectable()
-export class QuotaKeeper implements OnApplicationBootstrap, BeforeApplicationShutdown {
-  private readonly logger = new Logger(QuotaKeeper.name);
+export class UsageKeeper implements OnApplicationBootstrap, BeforeApplicationShutdown {
+  private readonly logger = new Logger(UsageKeeper.name);
   private readonly works: Periodic[] = [];
 
   constructor(
@@ -26,8 +26,8 @@ export class QuotaKeeper implements OnApplicationBootstrap, BeforeApplicationShu
 
   onApplicationBootstrap(): void {
     const failed = ({ message }: Error): void =>
-      this.logger.warn(`quotas not tended, will be tried again: ${message}`);
-    this.works.push(new Periodic(RELEASE_MS, () => this.release(), failed));
+      this.logger.warn(`open requests and quotas not tended, will be tried again: ${message}`);
+    this.works.push(new Periodic(SWEEP_MS, () => this.sweep(), failed));
     this.works.push(new Periodic(PRUNE_MS, () => this.prune(), failed));
   }
 
@@ -35,10 +35,14 @@ export class QuotaKeeper implements OnApplicationBootstrap, BeforeApplicationShu
     await Promise.all(this.works.map((work) => work.stop()));
   }
 
-  /** What a dead process had asked for was asked for: its requests stay counted, its tokens are unknown and given back. */
-  async release(): Promise<void> {
+  /** What was asked for was asked for: the request and its prompt stay counted, what was answered is not known. */
+  async sweep(): Promise<void> {
     if (!this.nodes.mayJudge) return;
-    while ((await this.database.one(platformScope(), releaseOrphans)) === BATCH);
+    for (let ended = BATCH; ended === BATCH;) {
+      ended = await this.database.one(platformScope(), interruptOrphans);
+      if (ended > 0)
+        this.logger.warn(`${ended} requests were interrupted: the process that made them is gone`);
+    }
   }
 
   async prune(): Promise<void> {
@@ -46,26 +50,36 @@ export class QuotaKeeper implements OnApplicationBootstrap, BeforeApplicationShu
   }
 }
 
-const releaseOrphans: Statement<number> = {
-  name: 'quota-release',
+const interruptOrphans: Statement<number> = {
+  name: 'open-requests-interrupt',
   text: `with orphans as (
-      select r.tenant_id, r.id from usage_reservations r
-      where r.incarnation is not null and (r.reserved_at < now() - ${FORGOTTEN} or not exists (
+      select r.*, round(r.prompt_tokens * r.input_price / 1000000, 6) as credits from open_requests r
+      where r.begun_at < now() - ${FORGOTTEN} or not exists (
         select 1 from nodes n where n.incarnation = r.incarnation
-          and n.heartbeat_at > now() - interval '${NODE_LEASE_MS} milliseconds'))
-      order by r.id limit ${BATCH} for update skip locked),
+          and n.heartbeat_at > now() - interval '${NODE_LEASE_MS} milliseconds')
+      order by r.begun_at limit ${BATCH} for update skip locked),
+    gone as (
+      delete from open_requests r using orphans o where r.tenant_id = o.tenant_id and r.id = o.id),
+    recorded as (
+      insert into usage_ledger (message_id, tenant_id, key_id, user_id, assistant_id, model_service_id, attempts,
+        prompt_tokens, completion_tokens, total_tokens, estimated, credits, outcome, first_piece_ms, latency_ms,
+        wire, model, input_price, output_price)
+      select id, tenant_id, key_id, user_id, assistant_id, model_service_id, 1, prompt_tokens, 0, prompt_tokens, true,
+        credits, 'interrupted', null, 1000 * extract(epoch from now() - begun_at), wire, model, input_price, output_price
+      from orphans on conflict (message_id) do nothing),
     released as (
-      delete from usage_reservations r using orphans o where r.tenant_id = o.tenant_id and r.id = o.id returning r.*),
+      delete from usage_reservations r using orphans o where r.tenant_id = o.tenant_id and r.id = o.id
+      returning r.*, o.prompt_tokens - r.tokens as more_tokens, o.credits - r.credits as more_credits),
     given as (
       insert into usage_counters as c (tenant_id, scope, scope_id, period, starts_at, requests, tokens, credits)
-      select r.tenant_id, w.scope, w.scope_id, w.period, w.starts_at, 0, -sum(r.tokens), -sum(r.credits)
+      select r.tenant_id, w.scope, w.scope_id, w.period, w.starts_at, 0, sum(r.more_tokens), sum(r.more_credits)
       from released r cross join lateral unnest(r.scopes, r.scope_ids, r.periods, r.starts)
         as w(scope, scope_id, period, starts_at)
       group by 1, 2, 3, 4, 5
       order by 1, array_position('{tenant,key,user,key-user}'::text[], w.scope), 3, array_position('{minute,day,month}'::text[], w.period), 5
       on conflict (tenant_id, scope, scope_id, period, starts_at) do update
         set tokens = c.tokens + excluded.tokens, credits = c.credits + excluded.credits)
-    select count(*) as n from released`,
+    select count(*) as n from orphans`,
   values: [],
   map: ([row]) => Number(row!.n),
 };
