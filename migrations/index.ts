@@ -4,6 +4,7 @@ import { CreateSessions1795400000000 } from './1795400000000-create-sessions';
 import { CreateGenerations1795500000000 } from './1795500000000-create-generations';
 import { CreateUsage1795600000000 } from './1795600000000-usage';
 import { CreateOpenRequests1795700000000 } from './1795700000000-create-open-requests';
+import { PrepareRetention1795800000000 } from './1795800000000-prepare-retention';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -13,4 +14,5 @@ export const migrations = [
   CreateGenerations1795500000000,
   CreateUsage1795600000000,
   CreateOpenRequests1795700000000,
+  PrepareRetention1795800000000,
 ];

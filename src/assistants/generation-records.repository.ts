@@ -8,7 +8,7 @@ import {
   type ModelServiceId,
   type TenantId,
 } from '../common';
-import { Database, platformScope, tenantScope, type Statement } from '../database';
+import { Database, platformScope, tenantScope, type Row, type Statement } from '../database';
 import { GENERATION_TYPE, type GenerationType } from './generation-apps.repository';
 import { GenerationRecordEntity } from './generation-record.entity';
 import type { PromptValues } from './prompt-template';
@@ -162,6 +162,45 @@ export class GenerationRecordsRepository {
       });
       return { total, rows: rows.map(toRecord) };
     });
+  }
+
+  /** Some that are of a user, or older than that. */
+  async erasable(
+    tx: EntityManager,
+    tenantId: TenantId,
+    which: { readonly userId: string } | { readonly before: Date },
+    limit: number,
+  ): Promise<GenerationRecordId[]> {
+    const of = 'userId' in which ? 'user_id = $2' : 'created_at < $2';
+    const rows = await tx.query<Row[]>(
+      `select id from generation_records where tenant_id = $1 and ${of} order by id limit $3`,
+      [tenantId, 'userId' in which ? which.userId : which.before, limit],
+    );
+    return rows.map(({ id }) => id as GenerationRecordId);
+  }
+
+  /** The hashes of the images that these records show and no other does. */
+  async imagesOf(
+    tx: EntityManager,
+    tenantId: TenantId,
+    ids: readonly GenerationRecordId[],
+  ): Promise<string[]> {
+    const rows = await tx.query<Row[]>(
+      `select distinct i.image ->> 'sha256' as sha256
+       from generation_records r cross join jsonb_array_elements(r.images) as i(image)
+       where r.tenant_id = $1 and r.id = any($2::bigint[]) and not exists (
+         select 1 from generation_records o where o.tenant_id = $1 and o.type = 1 and o.id <> all($2::bigint[])
+           and o.images @> jsonb_build_array(jsonb_build_object('sha256', i.image -> 'sha256')))`,
+      [tenantId, ids],
+    );
+    return rows.map(({ sha256 }) => sha256 as string);
+  }
+
+  async erase(tx: EntityManager, tenantId: TenantId, ids: readonly GenerationRecordId[]): Promise<void> {
+    await tx.query('delete from generation_records where tenant_id = $1 and id = any($2::bigint[])', [
+      tenantId,
+      ids,
+    ]);
   }
 
   /** Generations that a dead process wrote, of every tenant. */

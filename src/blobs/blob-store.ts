@@ -22,6 +22,9 @@ export abstract class BlobStore {
   /** Null when this tenant has none of that hash. STORAGE_UNAVAILABLE. */
   abstract get(tenantId: TenantId, hash: BlobHash): Promise<Blob | null>;
 
+  /** Resolves when it is gone, or was not there. STORAGE_UNAVAILABLE when that is not certain. */
+  abstract delete(tenantId: TenantId, hash: BlobHash): Promise<void>;
+
   protected abstract store(tenantId: TenantId, hash: BlobHash, blob: Blob): Promise<void>;
 }
 

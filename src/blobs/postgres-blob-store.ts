@@ -12,6 +12,10 @@ export class PostgresBlobStore extends BlobStore {
     return this.database.one(tenantScope(tenantId), findBlob(tenantId, hash));
   }
 
+  delete(tenantId: TenantId, hash: BlobHash): Promise<void> {
+    return this.database.one(tenantScope(tenantId), deleteBlob(tenantId, hash));
+  }
+
   protected store(tenantId: TenantId, hash: BlobHash, blob: Blob): Promise<void> {
     return this.database.one(tenantScope(tenantId), storeBlob(tenantId, hash, blob));
   }
@@ -22,6 +26,13 @@ const findBlob = (tenantId: TenantId, hash: BlobHash): Statement<Blob | null> =>
   text: 'select content, mime_type from blobs where tenant_id = $1 and sha256 = $2',
   values: [tenantId, hash],
   map: ([row]) => (row ? { bytes: row.content as Buffer, mimeType: row.mime_type as string } : null),
+});
+
+const deleteBlob = (tenantId: TenantId, hash: BlobHash): Statement<void> => ({
+  name: 'blob-delete',
+  text: 'delete from blobs where tenant_id = $1 and sha256 = $2',
+  values: [tenantId, hash],
+  map: () => undefined,
 });
 
 const storeBlob = (tenantId: TenantId, hash: BlobHash, { bytes, mimeType }: Blob): Statement<void> => ({

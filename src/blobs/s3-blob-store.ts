@@ -37,6 +37,17 @@ export class S3BlobStore extends BlobStore {
     }
   }
 
+  async delete(tenantId: TenantId, hash: BlobHash): Promise<void> {
+    const { sdk, client } = await this.connect();
+    try {
+      await client.send(
+        new sdk.DeleteObjectCommand({ Bucket: this.settings.bucket, Key: keyOf(tenantId, hash) }),
+      );
+    } catch (error) {
+      throw unavailable(error);
+    }
+  }
+
   async close(): Promise<void> {
     (await this.connected)?.client.destroy();
   }

@@ -7,6 +7,7 @@ export * from './dialogue-archive.repository';
 export { DialoguesRepository } from './dialogues.repository';
 export type { DialogueListQuery, MessageListQuery, Page, StoredReply } from './dialogues.repository';
 export * from './message-log';
+export * from './message-partitions';
 export * from './messages.module';
 export * from './records';
 export * from './reply-requests.repository';

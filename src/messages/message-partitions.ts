@@ -6,7 +6,7 @@ import {
 } from '@nestjs/common';
 import { Periodic } from '../common';
 import { Config } from '../config';
-import { Database, platformScope } from '../database';
+import { Database, platformScope, type Statement } from '../database';
 
 const EVERY_MS = 3_600_000;
 const DAY_MS = 86_400_000;
@@ -43,12 +43,27 @@ export class MessagePartitions implements OnApplicationBootstrap, BeforeApplicat
     });
     const days = this.config.env.MESSAGE_RETENTION_DAYS;
     if (days === 0) return;
-    const dropped = await this.database.one(platformScope(), {
-      name: 'log-partitions-drop',
-      text: 'select drop_message_partitions($1) as dropped',
-      values: [new Date(now - days * DAY_MS)],
-      map: ([row]) => row!.dropped as string[],
-    });
+    const dropped = await this.drop(new Date(now - days * DAY_MS));
     if (dropped.length > 0) this.logger.log(`dropped ${dropped.join(', ')}: older than ${days} days`);
   }
+
+  /** Months that were over before that, with what they hold; their names. */
+  drop(before: Date): Promise<string[]> {
+    return this.database.one(platformScope(), dropping('drop_message_partitions', before));
+  }
+
+  /** Of those the ones that hold nothing any more. */
+  dropEmpty(before: Date): Promise<string[]> {
+    return this.database.one(platformScope(), dropping('drop_empty_message_partitions', before));
+  }
 }
+
+const dropping = (
+  name: 'drop_message_partitions' | 'drop_empty_message_partitions',
+  before: Date,
+): Statement<string[]> => ({
+  name,
+  text: `select ${name}($1) as dropped`,
+  values: [before],
+  map: ([row]) => row!.dropped as string[],
+});

@@ -30,6 +30,7 @@ import { SessionsRepository } from './sessions.repository';
     ConversationsRepository,
     DevicesRepository,
     MessageLog,
+    MessagePartitions,
     ReplyRequestsRepository,
     SessionsRepository,
   ],

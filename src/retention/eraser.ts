@@ -1,7 +1,8 @@
 import { Injectable } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
+import { GenerationRecordsRepository } from '../assistants';
+import { BlobStore, type BlobHash } from '../blobs';
 import { AppError, type DialogueId, type TenantId } from '../common';
-import type { Row } from '../database';
 import { ConversationErasure, DialogueArchive, type ErasedDialogues } from '../messages';
 import { anonymiseReplies, anonymiseUser } from '../usage';
 
@@ -16,6 +17,7 @@ export interface Erased {
 }
 
 const DIALOGUES_A_ROUND = 200;
+const GENERATIONS_A_ROUND = 100;
 
 /** Erases in the caller's transaction: everything of it, with the audit log's entry, or nothing. */
 @Injectable()
@@ -23,6 +25,8 @@ export class Eraser {
   constructor(
     private readonly dialogues: DialogueArchive,
     private readonly conversations: ConversationErasure,
+    private readonly generations: GenerationRecordsRepository,
+    private readonly blobs: BlobStore,
   ) {}
 
   /** NOT_FOUND when this tenant has no such dialogue. */
@@ -49,17 +53,32 @@ export class Eraser {
     for (const voice of await this.conversations.voicesOf(tx, tenantId, userId))
       messages += await this.conversations.silence(tx, tenantId, voice);
     const known = await this.conversations.forget(tx, tenantId, userId);
-    const [row] = await tx.query<Row[]>(
-      `with gone as (delete from generation_records where tenant_id = $1 and user_id = $2 returning 1)
-       select count(*) as n from gone`,
-      [tenantId, userId],
-    );
-    const generations = Number(row!.n);
+    let generations = 0;
+    for (let some = GENERATIONS_A_ROUND; some === GENERATIONS_A_ROUND; generations += some)
+      some = await this.eraseGenerations(tx, tenantId, { userId }, GENERATIONS_A_ROUND);
     ledgerRows += await anonymiseUser(tx, tenantId, userId);
     const erased = { dialogues, messages, generations, ledgerRows };
     if (known + Object.values(erased).reduce((sum, one) => sum + one, 0) === 0)
       throw new AppError('NOT_FOUND');
     return erased;
+  }
+
+  /**
+   * At most `limit` records of generation apps, with the images that no other record shows; how many records. The
+   * images go first and for good: should the transaction fail, the records are still there to begin again with.
+   */
+  async eraseGenerations(
+    tx: EntityManager,
+    tenantId: TenantId,
+    which: { readonly userId: string } | { readonly before: Date },
+    limit: number,
+  ): Promise<number> {
+    const ids = await this.generations.erasable(tx, tenantId, which, limit);
+    if (ids.length === 0) return 0;
+    for (const hash of await this.generations.imagesOf(tx, tenantId, ids))
+      await this.blobs.delete(tenantId, hash as BlobHash);
+    await this.generations.erase(tx, tenantId, ids);
+    return ids.length;
   }
 
   private async follow(

@@ -7,15 +7,18 @@ import {
 import type { EntityManager } from 'typeorm';
 import { Periodic, type ConversationId, type TenantId } from '../common';
 import { Database, platformScope, tenantScope, type Row, type Statement } from '../database';
-import { ConversationErasure, DialogueArchive } from '../messages';
+import { ConversationErasure, DialogueArchive, MessagePartitions } from '../messages';
 import { anonymiseOld, anonymiseReplies } from '../usage';
+import { Eraser } from './eraser';
 
 const EVERY_MS = 600_000;
+const LOOK_FOR_EMPTY_MS = 3_600_000;
 const DAY_MS = 86_400_000;
 /** One process at a time. Arbitrary, fixed. */
 const LOCK = 7_300_420;
 const DIALOGUES_A_BATCH = 100;
 const CONVERSATIONS_A_BATCH = 200;
+const GENERATIONS_A_BATCH = 100;
 const ROWS_A_BATCH = 2_000;
 
 /** Some of the work; true when there is more of it. */
@@ -27,11 +30,16 @@ export class RetentionKeeper implements OnApplicationBootstrap, BeforeApplicatio
   private readonly logger = new Logger(RetentionKeeper.name);
   private work: Periodic | undefined;
   private stopping = false;
+  /** What is older need not be looked at again: no row becomes older than it was written. */
+  private readonly anonymisedUntil = new Map<TenantId, Date>();
+  private lookedForEmpty = -Infinity;
 
   constructor(
     private readonly database: Database,
+    private readonly eraser: Eraser,
     private readonly dialogues: DialogueArchive,
     private readonly conversations: ConversationErasure,
+    private readonly partitions: MessagePartitions,
   ) {}
 
   onApplicationBootstrap(): void {
@@ -47,7 +55,14 @@ export class RetentionKeeper implements OnApplicationBootstrap, BeforeApplicatio
 
   /** Every tenant's; leaves it to another process that is at it. */
   async enforce(now = Date.now()): Promise<void> {
-    for (const { tenantId, days } of await this.database.one(platformScope(), limitedTenants)) {
+    const tenants = await this.database.one(platformScope(), allTenants);
+    const limits = tenants.flatMap(({ days }) => days ?? []);
+    if (limits.length === 0) return;
+    const allKeep = limits.length === tenants.length ? Math.max(...limits) : null;
+    // What nobody keeps needs no looking for: whole months go in one go.
+    if (allKeep !== null) this.tell(await this.partitions.drop(new Date(now - allKeep * DAY_MS)));
+    for (const { tenantId, days } of tenants) {
+      if (days === null) continue;
       const before = new Date(now - days * DAY_MS);
       for (const batch of this.batches(tenantId, before)) {
         let more = true;
@@ -59,6 +74,13 @@ export class RetentionKeeper implements OnApplicationBootstrap, BeforeApplicatio
         }
       }
     }
+    if (now - this.lookedForEmpty < LOOK_FOR_EMPTY_MS) return;
+    this.lookedForEmpty = now;
+    this.tell(await this.partitions.dropEmpty(new Date(now - Math.min(...limits) * DAY_MS)));
+  }
+
+  private tell(dropped: readonly string[]): void {
+    if (dropped.length > 0) this.logger.log(`dropped ${dropped.join(', ')}: no tenant keeps anything of it`);
   }
 
   private batches(tenantId: TenantId, before: Date): Batch[] {
@@ -77,19 +99,25 @@ export class RetentionKeeper implements OnApplicationBootstrap, BeforeApplicatio
         if (next) from = next;
         return next !== null;
       },
-      async (tx) => (await anonymiseOld(tx, tenantId, before, ROWS_A_BATCH)) === ROWS_A_BATCH,
-      ...['generation_records', 'webhook_deliveries', 'idempotency_keys'].map(
-        (table): Batch =>
-          async (tx) => {
-            const [row] = await tx.query<Row[]>(
-              `with gone as (delete from ${table} where ctid in (
+      async (tx) => {
+        const from = this.anonymisedUntil.get(tenantId) ?? new Date(0);
+        const more = (await anonymiseOld(tx, tenantId, { from, before }, ROWS_A_BATCH)) === ROWS_A_BATCH;
+        if (!more) this.anonymisedUntil.set(tenantId, before);
+        return more;
+      },
+      async (tx) => {
+        const erased = await this.eraser.eraseGenerations(tx, tenantId, { before }, GENERATIONS_A_BATCH);
+        return erased === GENERATIONS_A_BATCH;
+      },
+      ...['webhook_deliveries', 'idempotency_keys'].map((table): Batch => async (tx) => {
+        const [row] = await tx.query<Row[]>(
+          `with gone as (delete from ${table} where ctid in (
                  select ctid from ${table} where tenant_id = $1 and created_at < $2 limit ${ROWS_A_BATCH}) returning 1)
                select count(*) as n from gone`,
-              [tenantId, before],
-            );
-            return Number(row!.n) === ROWS_A_BATCH;
-          },
-      ),
+          [tenantId, before],
+        );
+        return Number(row!.n) === ROWS_A_BATCH;
+      }),
     ];
   }
 
@@ -101,9 +129,10 @@ export class RetentionKeeper implements OnApplicationBootstrap, BeforeApplicatio
   }
 }
 
-const limitedTenants: Statement<{ tenantId: TenantId; days: number }[]> = {
+const allTenants: Statement<{ tenantId: TenantId; days: number | null }[]> = {
   name: 'retention-tenants',
-  text: 'select id, retention_days from tenants where retention_days is not null order by id',
+  text: 'select id, retention_days from tenants order by id',
   values: [],
-  map: (rows) => rows.map((row) => ({ tenantId: row.id as TenantId, days: row.retention_days as number })),
+  map: (rows) =>
+    rows.map((row) => ({ tenantId: row.id as TenantId, days: row.retention_days as number | null })),
 };

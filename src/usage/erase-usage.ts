@@ -29,19 +29,19 @@ export async function anonymiseUser(tx: EntityManager, tenantId: TenantId, userI
   return changed(tx, `${ANONYMISE} and user_id = $2`, [tenantId, userId]);
 }
 
-/** At most `limit` rows; how many. */
+/** At most `limit` rows of that time; how many. */
 export async function anonymiseOld(
   tx: EntityManager,
   tenantId: TenantId,
-  before: Date,
+  { from, before }: { readonly from: Date; readonly before: Date },
   limit: number,
 ): Promise<number> {
   return changed(
     tx,
     `${ANONYMISE} and message_id in (
-       select message_id from usage_ledger where tenant_id = $1 and created_at < $2 and user_id <> '${ERASED_USER}'
-       limit $3)`,
-    [tenantId, before, limit],
+       select message_id from usage_ledger where tenant_id = $1 and created_at >= $2 and created_at < $3 and user_id <> '${ERASED_USER}'
+       limit $4)`,
+    [tenantId, from, before, limit],
   );
 }
 

@@ -28,6 +28,18 @@ export function blobStoreContract(
       expect((await store.get(tenants[0], hashes[0]!))?.bytes.toString()).toBe('the same');
     });
 
+    it('forgets what is deleted, of this tenant alone, and takes it again', async () => {
+      const { store, tenants } = make();
+      const blob = { bytes: Buffer.from('deleted'), mimeType: 'image/png' };
+      const [hash] = await Promise.all(tenants.map((tenant) => store.put(tenant, blob)));
+      await store.delete(tenants[0], hash!);
+      await store.delete(tenants[0], hash!);
+      expect(await store.get(tenants[0], hash!)).toBeNull();
+      expect((await store.get(tenants[1], hash!))?.bytes.toString()).toBe('deleted');
+      await store.put(tenants[0], blob);
+      expect((await store.get(tenants[0], hash!))?.bytes.toString()).toBe('deleted');
+    });
+
     it("has nothing of another tenant's, and nothing it was not given", async () => {
       const { store, tenants } = make();
       const hash = await store.put(tenants[0], { bytes: Buffer.from('mine'), mimeType: 'image/png' });

@@ -1,4 +1,8 @@
-import { RetentionKeeper } from '../../src/retention';
+import { BlobStore, type BlobHash } from '../../src/blobs';
+import type { TenantId } from '../../src/common';
+import { Database } from '../../src/database';
+import { ConversationErasure, DialogueArchive, MessagePartitions } from '../../src/messages';
+import { Eraser, RetentionKeeper } from '../../src/retention';
 import { ask, bootApp, eventually, says, SseClient, type TestApp, type TestTenant } from '../support/app';
 import { query } from '../support/database';
 import { Upstream } from '../support/upstream';
@@ -149,6 +153,22 @@ it('erases a user everywhere, and nobody else', async () => {
      values (1, $1, 1, 0, 'ann', 'k', 1, '{}', '${SECRET}', '{}')`,
     [tenant.id],
   );
+  // Images that only she had drawn, that bob had drawn, too, and that a rival had.
+  const blobs = app.app.nest.get(BlobStore);
+  const put = (owner: TestTenant, bytes: string) =>
+    blobs.put(owner.id as TenantId, { bytes: Buffer.from(bytes), mimeType: 'image/png' });
+  const [hers, both] = await Promise.all([put(tenant, 'hers'), put(tenant, 'both'), put(rival, 'hers')]);
+  for (const [id, user, images] of [
+    [2, 'ann', [hers, both]],
+    [3, 'bob', [both]],
+  ] as const) {
+    await query(
+      app.databaseUrl,
+      `insert into generation_records (id, tenant_id, app_id, type, user_id, created_by, model_service_id, params, prompt, parameters, images)
+       values ($1, $2, 1, 1, $3, 'k', 1, '{}', '', '{}', $4)`,
+      [id, tenant.id, user, JSON.stringify(images.map((sha256) => ({ sha256 })))],
+    );
+  }
   expect((await tenant.get('/api/admin/usage?groupBy=user')).status).toBe(200);
 
   expect((await erase(rival, 'users/bobby')).status).toBe(404);
@@ -156,7 +176,14 @@ it('erases a user everywhere, and nobody else', async () => {
   // Two dialogues: her own, and the one behind her conversation with the assistant.
   expect([answer.status, answer.body]).toEqual([
     200,
-    { dialogues: 2, messages: 4, generations: 1, ledgerRows: 2 },
+    { dialogues: 2, messages: 4, generations: 2, ledgerRows: 2 },
+  ]);
+  const there = async (owner: TestTenant, hash: BlobHash) =>
+    (await blobs.get(owner.id as TenantId, hash)) !== null;
+  expect([await there(tenant, hers), await there(tenant, both), await there(rival, hers)]).toEqual([
+    false,
+    true,
+    true,
   ]);
   // Bob has said the same words to the assistant, and his stand.
   expect(await tablesWith(tenant, SECRET)).toEqual(['dialogue_messages', 'dialogues']);
@@ -254,5 +281,59 @@ describe('retention', () => {
     expect(await left(tenant)).toEqual([1, 1, 1, 2]);
     expect(await left(other)).toEqual([1, 2, 1, 1]);
     expect((await tenant.get(`/api/admin/dialogues/${young.record.id as string}`)).status).toBe(200);
+  });
+
+  it('drops months of messages whole of which nobody keeps anything', async () => {
+    const months = async (): Promise<string[]> =>
+      (
+        await query<{ name: string }>(
+          app.databaseUrl,
+          `select relname as name from pg_class where relispartition and relkind = 'r' and relname ~ '^messages_' order by 1`,
+        )
+      ).map(({ name }) => name);
+    const at = async (month: string, tenant?: TestTenant): Promise<void> => {
+      await query(app.databaseUrl, 'select ensure_message_partition($1)', [month]);
+      if (!tenant) return;
+      await im(tenant, 'ann', 'bob');
+      await query(app.databaseUrl, 'update messages set id = message_id_at($1) where tenant_id = $2', [
+        month,
+        tenant.id,
+      ]);
+    };
+    const [limited, unlimited] = await Promise.all([newTenant(), newTenant()]);
+    const keep = (tenant: TestTenant, retentionDays: number | null) =>
+      ask(
+        app.url,
+        'PATCH',
+        `/api/admin/tenants/${tenant.id}`,
+        { retentionDays },
+        { 'x-api-key': app.rootKey },
+      );
+    await keep(limited, 30);
+    await at('2024-03-10');
+    await at('2024-04-10', limited);
+    await at('2024-05-10', unlimited);
+    const { nest } = app.app;
+    // Another process, as it were: this one may have looked within the hour.
+    const look = () =>
+      new RetentionKeeper(
+        nest.get(Database),
+        nest.get(Eraser),
+        nest.get(DialogueArchive),
+        nest.get(ConversationErasure),
+        nest.get(MessagePartitions),
+      ).enforce();
+    await look();
+    expect((await months()).filter((name) => name < 'messages_202406')).toEqual(['messages_202405']);
+    // As soon as everybody has a limit, what is older than the longest goes unread.
+    const { body } = await ask(app.url, 'GET', '/api/admin/tenants?limit=200', undefined, {
+      'x-api-key': app.rootKey,
+    });
+    for (const tenant of body.data as TestTenant[]) await keep(tenant, 60);
+    await look();
+    const left = await months();
+    expect(left.filter((name) => name < 'messages_202406')).toEqual([]);
+    expect(left.length).toBeGreaterThan(1);
+    expect(await app.app.nest.get(MessagePartitions).dropEmpty(new Date('2024-01-01'))).toEqual([]);
   });
 });

@@ -392,7 +392,7 @@ describe('the wall of the repositories, with row-level security down', () => {
         await database.transaction(tenantScope(me), async (tx) => {
           const archive = new DialogueArchive();
           const erasure = new ConversationErasure();
-          const eraser = new Eraser(archive, erasure);
+          const eraser = new Eraser(archive, erasure, records, blobs);
           const page = { limit: 9 };
           expect((await archive.list(tx, acme.id as TenantId, page)).data).toHaveLength(1);
           expect((await archive.list(tx, me, page)).data).toEqual([]);
@@ -410,9 +410,17 @@ describe('the wall of the repositories, with row-level security down', () => {
             replyIds: [],
             conversationIds: [],
           });
+          const soon = new Date(Date.now() + 86_400_000);
+          expect(await records.erasable(tx, acme.id as TenantId, { before: soon }, 9)).toContain(recordId);
+          expect(await records.imagesOf(tx, acme.id as TenantId, [recordId])).toEqual([imageHash]);
+          expect(await records.erasable(tx, me, { before: soon }, 9)).toEqual([]);
+          expect(await records.imagesOf(tx, me, [recordId])).toEqual([]);
+          await records.erase(tx, me, [recordId]);
+          await blobs.delete(me, imageHash);
+          expect(await records.erasable(tx, acme.id as TenantId, { before: soon }, 9)).toContain(recordId);
+          expect(await blobs.get(acme.id as TenantId, imageHash)).not.toBeNull();
           expect(await erasure.voicesOf(tx, me, 'ann')).toEqual([]);
           expect(await erasure.silence(tx, me, { conversationId, sender: null })).toBe(0);
-          const soon = new Date(Date.now() + 86_400_000);
           const all = { from: '0' as ConversationId, conversations: 9, messages: 9 };
           expect(await erasure.deleteOld(tx, me, soon, all)).toEqual({ next: null, deleted: 0 });
           expect(await archive.untouchedSince(tx, me, soon, 9)).toEqual([]);

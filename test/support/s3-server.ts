@@ -6,7 +6,7 @@ interface StoredObject {
   readonly contentType: string;
 }
 
-/** As much of S3 as keeps objects: PUT and GET of `/<bucket>/<key>`, signed requests only. */
+/** As much of S3 as keeps objects: PUT, GET and DELETE of `/<bucket>/<key>`, signed requests only. */
 export class S3Server {
   readonly objects = new Map<string, StoredObject>();
   /** From now on every request is answered with this status. */
@@ -43,6 +43,11 @@ export class S3Server {
       const contentType = request.headers['content-type'] ?? '';
       this.objects.set(key, { bytes: Buffer.concat(chunks), contentType });
       response.writeHead(200, { etag: '"1"' }).end();
+      return;
+    }
+    if (request.method === 'DELETE') {
+      this.objects.delete(key);
+      response.writeHead(204).end();
       return;
     }
     const object = this.objects.get(key);
