@@ -19,6 +19,7 @@ import { AssistantsRepository } from '../assistants';
 import {
   AppError,
   badInput,
+  truncate,
   type AssistantId,
   type AssistantVersionId,
   type DialogueId,
@@ -43,6 +44,7 @@ const DIALOGUES = {
   orderBy: 'updatedAt',
   descending: true,
 } as const;
+const MAX_NAME_CHARS = 200;
 const MESSAGES = {
   pageSize: 200,
   columns: { id: 'id', createTime: 'createdAt' },
@@ -174,7 +176,8 @@ export class DialogueController {
         modelServiceId: (body.modelServiceId as ModelServiceId | undefined) ?? null,
         dialogueId: (body.id as DialogueId | undefined) ?? null,
         parentId: (parentId as MessageId | undefined) ?? null,
-        name: body.name ?? null,
+        // Clients send the whole message as the name.
+        name: body.name === undefined ? null : truncate(body.name, MAX_NAME_CHARS),
         idempotency: idempotencyOf(request, principal, versionId, body),
       })
       .catch(nameParent);

@@ -50,13 +50,13 @@ export class SendMessage {
   modelServiceId?: string;
 
   @ApiPropertyOptional({
-    description: "A new dialogue's name; default: the first 30 characters.",
-    maxLength: 200,
+    description: "A new dialogue's name, of which 200 characters are kept; default: the message's first 30.",
+    maxLength: MAX_CONTENT_CHARS,
   })
   @EmptyIsAbsent()
   @IsOptional()
   @IsString()
-  @MaxLength(200)
+  @MaxLength(MAX_CONTENT_CHARS)
   @NoNul()
   name?: string;
 

@@ -383,7 +383,7 @@ describe('bad input', () => {
     ['NUL', says('a\0b'), /speechUserDialogueMessage\.content.*NUL/],
     ['a parentId that is no id', says('x', {}, 'abc'), /parentId/],
     ['a dialogue id that is no id', says('x', { id: '1;drop table' }), /id/],
-    ['a name over 200', says('x', { name: 'n'.repeat(201) }), /name/],
+    ['a name over 32,000', says('x', { name: 'n'.repeat(32_001) }), /name/],
     ['a model service nobody has', says('x', { modelServiceId: '99' }), /modelServiceId/],
     ['an array', [], /./],
     ['no JSON', '{"speech', /JSON/],
