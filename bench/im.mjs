@@ -1,7 +1,6 @@
 // `node bench/run.mjs im`: what Parley's IM wire carries beside the least that could be done. docs/benchmarks.md says
 // what each figure means.
 import { setTimeout as delay } from 'node:timers/promises';
-import pg from 'pg';
 import { Agent, request } from 'undici';
 import { mean, median, percentile, rowsOf } from './figures.mjs';
 import { fillHistory, fillStorm } from './im-rows.mjs';
@@ -16,6 +15,7 @@ import {
   startClient,
   startParley,
   startProgram,
+  withDatabase,
 } from './processes.mjs';
 
 const USERS = 100;
@@ -51,7 +51,7 @@ export const SECTIONS = ['throughput', 'latency', 'memory', 'fanout', 'history',
 
 const names = (prefix, count) => Array.from({ length: count }, (_, i) => `${prefix}-${i}`);
 
-export async function measure({ only = SECTIONS, profileDir, historyRows, say }) {
+export async function measure({ only = SECTIONS, profileDir, manyRows, say }) {
   const { rows, row } = rowsOf();
   raiseFileLimit(IDLE + 500);
   const client = await startClient('im-client.mjs');
@@ -190,16 +190,6 @@ export async function measure({ only = SECTIONS, profileDir, historyRows, say })
     await withDatabase(parley, (database) => database.query(`create database ${name}`));
     return parley.databaseUrl(name);
   }
-  async function withDatabase(parley, work) {
-    const database = new pg.Client({ connectionString: parley.databaseUrl('parley') });
-    await database.connect();
-    try {
-      return await work(database);
-    } finally {
-      await database.end();
-    }
-  }
-
   const withRelay = (work, options) =>
     withProgram(
       'im-relay.mjs',
@@ -374,7 +364,7 @@ export async function measure({ only = SECTIONS, profileDir, historyRows, say })
   }
 
   async function history() {
-    const told = (count) => say(`history: ${count} of ${historyRows} messages`);
+    const told = (count) => say(`history: ${count} of ${manyRows} messages`);
     const filled = (parley, count) =>
       withDatabase(parley, async (database) => ({
         ...parley.quickstart,
@@ -401,7 +391,7 @@ export async function measure({ only = SECTIONS, profileDir, historyRows, say })
     // Both are asked in turns: minutes apart, a machine is not the same.
     await withParley('history', (large) =>
       withParley('history', async (small) => {
-        const sides = [await filled(large, historyRows), await filled(small, FEW_ROWS)];
+        const sides = [await filled(large, manyRows), await filled(small, FEW_ROWS)];
         const times = sides.map(() => []);
         say(`history: ${PAGES} pages of each`);
         for (let i = -WARM_UP_PAGES; i < PAGES; i += 1) {
@@ -413,7 +403,7 @@ export async function measure({ only = SECTIONS, profileDir, historyRows, say })
         for (const p of [50, 99]) {
           const [many, few] = times.map((list) => percentile(list, p));
           const aim = p === 50 ? { target: 1.5 } : {};
-          const label = `page of ${PAGE}, p${p}: of ${historyRows} messages; of ${FEW_ROWS}`;
+          const label = `page of ${PAGE}, p${p}: of ${manyRows} messages; of ${FEW_ROWS}`;
           row(label, 'ms', many, few, { ratio: many / few, digits: 2, ...aim });
         }
       }),

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import pg from 'pg';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const TICK_MS = 10; // _SC_CLK_TCK is 100 on every Linux there is
@@ -203,6 +204,17 @@ export async function startParley({ upstream, model, profileDir, env, execArgv =
     return `postgres://postgres:${password}@127.0.0.1:${port}/${name}`;
   };
   return { child, pid: child.pid, stop, databaseUrl, quickstart: JSON.parse(readFileSync(file, 'utf8')) };
+}
+
+/** In Parley's database, as the superuser. */
+export async function withDatabase(parley, work) {
+  const database = new pg.Client({ connectionString: parley.databaseUrl('parley') });
+  await database.connect();
+  try {
+    return await work(database);
+  } finally {
+    await database.end();
+  }
 }
 
 /**

@@ -1,5 +1,5 @@
-// node bench/run.mjs dialogue|openai|im [--json] [--only <section>,…] [--cpu-prof <folder>]
-//   openai: [--kinds <kind>,…], im: [--rows <n>]
+// node bench/run.mjs dialogue|openai|im|usage [--json] [--only <section>,…] [--cpu-prof <folder>]
+//   openai: [--kinds <kind>,…], im and usage: [--rows <n>]
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
@@ -8,8 +8,9 @@ import { table } from './figures.mjs';
 import * as im from './im.mjs';
 import * as openai from './openai.mjs';
 import { stopAll } from './processes.mjs';
+import * as usage from './usage.mjs';
 
-const BENCHES = { dialogue, openai, im };
+const BENCHES = { dialogue, openai, im, usage };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -18,20 +19,21 @@ const { values, positionals } = parseArgs({
     only: { type: 'string' },
     'cpu-prof': { type: 'string' },
     kinds: { type: 'string', default: openai.KIND_NAMES.join(',') }, // of `openai`
-    rows: { type: 'string', default: '5000000' }, // of `im history`
+    rows: { type: 'string', default: '5000000' }, // of `im history`, and of the ledger in `usage`
   },
 });
 const bench = positionals.length === 1 && Object.hasOwn(BENCHES, positionals[0]) && BENCHES[positionals[0]];
 const only = values.only?.split(',') ?? bench.SECTIONS;
 const kinds = values.kinds.split(',');
-const historyRows = Number(values.rows);
+const manyRows = Number(values.rows);
 if (
   !bench ||
   only.some((name) => !bench.SECTIONS.includes(name)) ||
   kinds.some((name) => !openai.KIND_NAMES.includes(name)) ||
-  !(historyRows >= im.FEW_ROWS)
+  !(manyRows >= im.FEW_ROWS)
 ) {
-  const further = { openai: ` [--kinds ${openai.KIND_NAMES}]`, im: ` [--rows <${im.FEW_ROWS} or more>]` };
+  const rows = ` [--rows <${im.FEW_ROWS} or more>]`;
+  const further = { openai: ` [--kinds ${openai.KIND_NAMES}]`, im: rows, usage: rows };
   for (const [name, { SECTIONS }] of Object.entries(BENCHES)) {
     console.error(
       `usage: run.mjs ${name} [--json] [--only ${SECTIONS.join(',')}] [--cpu-prof <folder>]${further[name] ?? ''}`,
@@ -51,7 +53,7 @@ const [load] = loadavg();
 if (load > availableParallelism() / 4)
   say(`this machine is busy (load ${load.toFixed(1)}): times will be too long`);
 try {
-  const rows = await bench.measure({ only, profileDir: values['cpu-prof'], kinds, historyRows, say });
+  const rows = await bench.measure({ only, profileDir: values['cpu-prof'], kinds, manyRows, say });
   say('stopping');
   await stopAll();
   console.log(values.json ? JSON.stringify(rows, null, 2) : table(rows));

@@ -5,6 +5,7 @@ import { CreateGenerations1795500000000 } from './1795500000000-create-generatio
 import { CreateUsage1795600000000 } from './1795600000000-usage';
 import { CreateOpenRequests1795700000000 } from './1795700000000-create-open-requests';
 import { PrepareRetention1795800000000 } from './1795800000000-prepare-retention';
+import { CreateUsageByDay1795900000000 } from './1795900000000-usage-by-day';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -15,4 +16,5 @@ export const migrations = [
   CreateUsage1795600000000,
   CreateOpenRequests1795700000000,
   PrepareRetention1795800000000,
+  CreateUsageByDay1795900000000,
 ];

@@ -22,10 +22,12 @@ export async function anonymiseUser(tx: EntityManager, tenantId: TenantId, userI
        and (scope = 'user' and scope_id = $2 or scope = 'key-user' and substr(scope_id, position('/' in scope_id) + 1) = $2)`,
     [tenantId, userId],
   );
-  await tx.query(
-    `update usage_user_hours set user_id = '${ERASED_USER}' where tenant_id = $1 and user_id = $2`,
-    [tenantId, userId],
-  );
+  for (const table of ['usage_user_hours', 'usage_user_days']) {
+    await tx.query(`update ${table} set user_id = '${ERASED_USER}' where tenant_id = $1 and user_id = $2`, [
+      tenantId,
+      userId,
+    ]);
+  }
   return changed(tx, `${ANONYMISE} and user_id = $2`, [tenantId, userId]);
 }
 

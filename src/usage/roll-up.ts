@@ -11,7 +11,9 @@ const EVERY_MS = 30_000;
 /** A report may be this old. */
 const FRESH_MS = 1_000;
 const HOURS_A_TRANSACTION = 20;
+const DAYS_A_TRANSACTION = 20;
 const HOUR_MS = 3_600_000;
+const DAY_MS = 86_400_000;
 /** One process at a time adds up. Arbitrary, fixed. */
 const LOCK = 7_300_419;
 
@@ -22,8 +24,8 @@ interface Dirty {
 }
 
 /**
- * Usage by the hour, added up from the ledger. An hour with a row that is new or changed is added up anew as a whole,
- * so it does not matter how late a row comes, how often it is changed, or who adds up at the same time. A row is new
+ * Usage by the hour, added up from the ledger, and by the day (UTC), added up from the hours. An hour with a row that is new or changed is added up anew as a whole,
+ * and its day with it, so it does not matter how late a row comes, how often it is changed, or who adds up at the same time. A row is new
  * by the number of the transaction that wrote it, not by its time: transactions end in another order than they begin,
  * and one that is still open is found by its number the next time.
  */
@@ -72,15 +74,12 @@ export class UsageRollUp implements OnApplicationBootstrap, BeforeApplicationShu
     const { watermark, hours } = await this.database.one(platformScope(), findDirty);
     for (let from = 0; from < hours.length; from += HOURS_A_TRANSACTION) {
       const part = hours.slice(from, from + HOURS_A_TRANSACTION);
-      await this.database.run(platformScope(), [
-        lock,
-        ...part.flatMap((hour) => [
-          clear('usage_hours', hour),
-          fill('usage_hours', hour),
-          clear('usage_user_hours', hour),
-          fill('usage_user_hours', hour),
-        ]),
-      ]);
+      await this.database.run(platformScope(), [lock, ...part.flatMap(addUpHour)]);
+    }
+    const days = daysOf(hours);
+    for (let from = 0; from < days.length; from += DAYS_A_TRANSACTION) {
+      const part = days.slice(from, from + DAYS_A_TRANSACTION);
+      await this.database.run(platformScope(), [lock, ...part.flatMap(addUpDay)]);
     }
     await this.database.one(platformScope(), moveWatermark(watermark));
   }
@@ -141,27 +140,68 @@ const lock: Statement<void> = {
   map: () => undefined,
 };
 
-type Table = 'usage_hours' | 'usage_user_hours';
+/** A tenant's hour or day. */
+interface Span {
+  readonly tenantId: TenantId;
+  readonly from: Date;
+  readonly ms: number;
+}
 type Hour = Dirty['hours'][number];
 
-// One hour each: joined to a list of hours, they are planned as if every row might be in every hour.
-const clear = (table: Table, { tenantId, hour }: Hour): Statement<void> => ({
+const addUpHour = ({ tenantId, hour }: Hour): Statement<void>[] => {
+  const span = { tenantId, from: hour, ms: HOUR_MS };
+  return ['', 'user_'].flatMap((whose) => [
+    clear(`usage_${whose}hours`, 'hour', span),
+    fill(
+      { table: `usage_${whose}hours`, column: 'hour', keys: keysOf(whose) },
+      `count(*), sum(attempts), sum(prompt_tokens), sum(completion_tokens), sum(total_tokens), sum(credits),
+       count(*) filter (where estimated) from usage_ledger where tenant_id = $1 and created_at >= $2 and created_at < $3`,
+      span,
+    ),
+  ]);
+};
+
+const addUpDay = (span: Span): Statement<void>[] =>
+  ['', 'user_'].flatMap((whose) => [
+    clear(`usage_${whose}days`, 'day', span),
+    fill(
+      { table: `usage_${whose}days`, column: 'day', keys: keysOf(whose) },
+      `sum(requests), sum(attempts), sum(prompt_tokens), sum(completion_tokens), sum(total_tokens), sum(credits),
+       sum(estimated) from usage_${whose}hours where tenant_id = $1 and hour >= $2 and hour < $3`,
+      span,
+    ),
+  ]);
+
+const keysOf = (whose: string): string =>
+  `key_id, assistant_id, model_service_id, model, wire${whose === '' ? '' : ', user_id'}`;
+
+/** The days that the hours are in, each once. */
+function daysOf(hours: readonly Hour[]): Span[] {
+  const days = new Map<string, Span>();
+  for (const { tenantId, hour } of hours) {
+    const from = new Date(Math.floor(hour.getTime() / DAY_MS) * DAY_MS);
+    days.set(`${tenantId} ${from.getTime()}`, { tenantId, from, ms: DAY_MS });
+  }
+  return [...days.values()];
+}
+
+// One hour or day each: joined to a list of them, they are planned as if every row might be in every one.
+const clear = (table: string, column: string, { tenantId, from }: Span): Statement<void> => ({
   name: NOT_PREPARED,
-  text: `delete from ${table} where tenant_id = $1 and hour = $2`,
-  values: [tenantId, hour],
+  text: `delete from ${table} where tenant_id = $1 and ${column} = $2`,
+  values: [tenantId, from],
   map: () => undefined,
 });
 
-const fill = (table: Table, { tenantId, hour }: Hour): Statement<void> => {
-  const keys = `key_id, assistant_id, model_service_id, model, wire${table === 'usage_hours' ? '' : ', user_id'}`;
-  return {
-    name: NOT_PREPARED,
-    text: `insert into ${table} (tenant_id, hour, ${keys}, requests, attempts, prompt_tokens, completion_tokens, total_tokens,
-             credits, estimated)
-           select $1, $2, ${keys}, count(*), sum(attempts), sum(prompt_tokens), sum(completion_tokens),
-             sum(total_tokens), sum(credits), count(*) filter (where estimated)
-           from usage_ledger where tenant_id = $1 and created_at >= $2 and created_at < $3 group by ${keys}`,
-    values: [tenantId, hour, new Date(hour.getTime() + HOUR_MS)],
-    map: () => undefined,
-  };
-};
+const fill = (
+  { table, column, keys }: { readonly table: string; readonly column: string; readonly keys: string },
+  sums: string,
+  { tenantId, from, ms }: Span,
+): Statement<void> => ({
+  name: NOT_PREPARED,
+  text: `insert into ${table} (tenant_id, ${column}, ${keys}, requests, attempts, prompt_tokens, completion_tokens,
+           total_tokens, credits, estimated)
+         select $1, $2, ${keys}, ${sums} group by ${keys}`,
+  values: [tenantId, from, new Date(from.getTime() + ms)],
+  map: () => undefined,
+});

@@ -66,7 +66,7 @@ export function usageColumns(groupBy: readonly UsageGroup[]): string[] {
   ];
 }
 
-/** What was used, from the hours; a second old at most. */
+/** What was used, from the sums by day and hour; a second old at most. */
 @Injectable()
 export class UsageReport {
   constructor(
@@ -79,29 +79,46 @@ export class UsageReport {
     await this.rollUp.fresh();
     const { groupBy } = query;
     const values: unknown[] = [query.from, query.to];
-    const where = ['h.hour >= $1', 'h.hour < $2'];
+    const conditions: string[] = [];
     const filter = (value: unknown, condition: (parameter: string) => string): void => {
-      if (value !== undefined && value !== null) where.push(condition(`$${values.push(value)}`));
+      if (value !== undefined && value !== null)
+        conditions.push(`and ${condition(`$${values.push(value)}`)}`);
     };
-    filter(query.tenantId, (p) => `h.tenant_id = ${p}`);
-    filter(query.key, (p) => `h.key_id = ${p}`);
-    filter(query.model, (p) => `(h.model = ${p} or h.model_service_id::text = ${p})`);
-    filter(query.assistant, (p) => `h.assistant_id = ${p}`);
-    filter(query.user, (p) => `h.user_id = ${p}`);
-    filter(query.wire, (p) => `h.wire = ${p}`);
-    const ofUsers = groupBy.includes('user') || query.user !== undefined;
+    filter(query.tenantId, (p) => `tenant_id = ${p}`);
+    filter(query.key, (p) => `key_id = ${p}`);
+    filter(query.model, (p) => `(model = ${p} or model_service_id::text = ${p})`);
+    filter(query.assistant, (p) => `assistant_id = ${p}`);
+    filter(query.user, (p) => `user_id = ${p}`);
+    filter(query.wire, (p) => `wire = ${p}`);
+    const whose = groupBy.includes('user') || query.user !== undefined ? 'user_' : '';
     const columns = groupBy.flatMap((group) =>
       group === 'day' || group === 'hour'
         ? [`date_trunc('${group}', h.hour, 'UTC') as ${group}`]
         : GROUPS[group].map((column) => `h.${column}`),
     );
+    const needed = [
+      ...new Set([...groupBy.flatMap((group) => [...GROUPS[group]]), ...Object.keys(SUMS)]),
+    ].join(', ');
+    const where = conditions.join(' ');
+    let source = `select hour, ${needed} from usage_${whose}hours where hour >= $1 and hour < $2 ${where}`;
+    // Whole days are read from their own sums, what is before and after them from the hours.
+    const days = { from: ceilToDay(query.from), to: floorToDay(query.to) };
+    if (!groupBy.includes('hour') && days.from < days.to) {
+      const [first, past] = [`$${values.push(days.from)}`, `$${values.push(days.to)}`];
+      const hours = (range: string): string =>
+        `select hour, ${needed} from usage_${whose}hours where ${range} ${where}`;
+      source = [
+        hours(`hour >= $1 and hour < ${first}`),
+        `select day as hour, ${needed} from usage_${whose}days where day >= ${first} and day < ${past} ${where}`,
+        hours(`hour >= ${past} and hour < $2`),
+      ].join(' union all ');
+    }
     const sums = Object.keys(SUMS).map((column) => `coalesce(sum(h.${column}), 0) as sum_${column}`);
     const positions = columns.map((_, index) => index + 1).join(', ');
     // Not prepared: its text is the question's own, and there are many.
     const found = await this.database.transaction(scope, (tx) =>
       tx.query<Row[]>(
-        `select ${[...columns, ...sums].join(', ')} from ${ofUsers ? 'usage_user_hours' : 'usage_hours'} h
-         where ${where.join(' and ')}
+        `select ${[...columns, ...sums].join(', ')} from (${source}) h
          ${positions && `group by ${positions} order by ${positions}`} limit ${MAX_REPORT_ROWS + 1}`,
         values,
       ),
@@ -115,6 +132,10 @@ export class UsageReport {
     return found.map(toUsageRow);
   }
 }
+
+const DAY_MS = 86_400_000;
+const floorToDay = (at: Date): Date => new Date(Math.floor(at.getTime() / DAY_MS) * DAY_MS);
+const ceilToDay = (at: Date): Date => new Date(Math.ceil(at.getTime() / DAY_MS) * DAY_MS);
 
 function toUsageRow(row: Row): UsageRow {
   const told: Record<string, string | number | null> = {};

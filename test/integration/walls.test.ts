@@ -77,16 +77,25 @@ beforeAll(async () => {
      values ($1, 1, 1, 1, '{}', '{}', '{}', '{}')`,
     [acme.id],
   );
+  await query(
+    app.databaseUrl,
+    `insert into open_requests (tenant_id, id, incarnation, user_id, model_service_id, model, input_price, output_price, wire, prompt_tokens)
+     values ($1, 1, (select incarnation from nodes limit 1), 'ann', 1, '', 0, 0, 'openai', 1)`,
+    [acme.id],
+  );
 });
 afterAll(() => app.close());
 
 it('has rows of acme in every table of usage', async () => {
   for (const table of [
     'model_prices',
+    'open_requests',
     'usage_counters',
     'usage_hours',
+    'usage_days',
     'usage_ledger',
     'usage_reservations',
+    'usage_user_days',
     'usage_user_hours',
   ]) {
     const rows = await query(app.databaseUrl, `select 1 from ${table} where tenant_id = $1 limit 1`, [
@@ -279,6 +288,7 @@ describe('the wall of the repositories, with row-level security down', () => {
         'generation_records',
         'blobs',
         'usage_hours',
+        'usage_days',
       ]) {
         const rows = await query(app.databaseUrl, `select * from ${table}`);
         await query(

@@ -1,0 +1,37 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+const OF_TENANTS = `tenant_id = any((select string_to_array(current_setting('app.tenants', true), ',')::bigint[])::bigint[])`;
+const PLATFORM = `current_setting('app.platform', true) = 'on'`;
+
+/** Usage by the day beside that by the hour: a month of a busy installation is a hundred thousand days' sums, and millions of hours'. */
+export class CreateUsageByDay1795900000000 implements MigrationInterface {
+  name = 'CreateUsageByDay1795900000000';
+
+  async up(queryRunner: QueryRunner): Promise<void> {
+    // The owner is no superuser: what tenants have is hidden from it, too, unless it says who it is.
+    await queryRunner.query(`select set_config('app.platform', 'on', true)`);
+    for (const whose of ['', 'user_']) {
+      const [hours, days] = [`usage_${whose}hours`, `usage_${whose}days`];
+      await queryRunner.query(`
+        create table ${days} (like ${hours} including all);
+        alter table ${days} rename column hour to day;
+        drop index ${days}_tenant_id_hour_idx;
+        create index ${days}_of_tenant on ${days} (tenant_id, day);
+        create index ${days}_by_day on ${days} (day);
+        create index ${hours}_by_hour on ${hours} (hour);
+        alter table ${days} enable row level security;
+        alter table ${days} force row level security;
+        create policy scope on ${days} using (${OF_TENANTS} or ${PLATFORM}) with check (${OF_TENANTS} or ${PLATFORM});
+      `);
+    }
+    // Everything is added up anew.
+    await queryRunner.query(`update usage_roll_up set watermark = '0'`);
+  }
+
+  async down(queryRunner: QueryRunner): Promise<void> {
+    await queryRunner.query(`
+      drop index usage_hours_by_hour, usage_user_hours_by_hour;
+      drop table usage_days, usage_user_days;
+    `);
+  }
+}
