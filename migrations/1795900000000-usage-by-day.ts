@@ -3,7 +3,7 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 const OF_TENANTS = `tenant_id = any((select string_to_array(current_setting('app.tenants', true), ',')::bigint[])::bigint[])`;
 const PLATFORM = `current_setting('app.platform', true) = 'on'`;
 
-/** Usage by the day beside that by the hour: a month of a busy installation is a hundred thousand days' sums, and millions of hours'. */
+/** Usage by the day beside that by the hour: a month of a busy installation is tens of thousands of days' sums, and a million of hours'. */
 export class CreateUsageByDay1795900000000 implements MigrationInterface {
   name = 'CreateUsageByDay1795900000000';
 
@@ -24,12 +24,17 @@ export class CreateUsageByDay1795900000000 implements MigrationInterface {
         create policy scope on ${days} using (${OF_TENANTS} or ${PLATFORM}) with check (${OF_TENANTS} or ${PLATFORM});
       `);
     }
-    // Everything is added up anew.
-    await queryRunner.query(`update usage_roll_up set watermark = '0'`);
+    // Days before it are there; of what came since, the hours alone. A report of any tenant asks for it.
+    await queryRunner.query(`
+      alter table usage_roll_up add column days_until timestamptz not null default '2000-01-01T00:00:00Z';
+      create policy readable on usage_roll_up for select using (true);
+    `);
   }
 
   async down(queryRunner: QueryRunner): Promise<void> {
     await queryRunner.query(`
+      drop policy readable on usage_roll_up;
+      alter table usage_roll_up drop column days_until;
       drop index usage_hours_by_hour, usage_user_hours_by_hour;
       drop table usage_days, usage_user_days;
     `);

@@ -51,7 +51,7 @@ it.each([
   [{ type: 'chat', message: '' }, 'message: must have 1 to 32000 characters'],
   [{ type: 'chat', message: 'x'.repeat(32_001) }, 'message: must have 1 to 32000 characters'],
   [{ type: 'chat', message: '🎉'.repeat(16_001) }, 'message: must have 1 to 32000 characters'],
-  [{ type: 'chat', message: 'x', sessionId: 'x'.repeat(129) }, 'sessionId: must NOT have more than 128'],
+  [{ type: 'chat', message: 'x', sessionId: 'x'.repeat(129) }, 'sessionId: must have 1 to 128 characters'],
   [{ type: 'chat', message: 'x', modelServiceId: '1x' }, 'modelServiceId: '],
   [{ type: 'chat', message: 'x', modelServiceId: 1.5 }, 'modelServiceId: '],
   [{ type: 'chat', message: '\0' }, 'message: must not contain NUL'],

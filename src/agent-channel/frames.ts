@@ -38,7 +38,7 @@ export interface ResumeFrame extends Common {
 export const MAX_MESSAGE_CHARS = 32_000;
 const MAX_SESSION_CHARS = 128;
 
-const text = (minLength: number, maxLength: number) => ({ type: 'string', minLength, maxLength });
+const text = (...units: [min: number, max: number]) => ({ type: 'string', units });
 const id = {
   anyOf: [
     { type: 'string', pattern: '^\\d{1,19}$' },
@@ -52,7 +52,7 @@ const SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
     required: ['message'],
     properties: {
       ...session,
-      message: { type: 'string', units: [1, MAX_MESSAGE_CHARS] },
+      message: text(1, MAX_MESSAGE_CHARS),
       stream: { type: 'boolean' },
       modelServiceId: id,
     },
@@ -67,7 +67,7 @@ const SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
   },
 };
 
-/** JSON Schema's own lengths count whole characters; what is said is measured in UTF-16 units, as on every wire. */
+/** JSON Schema's own lengths count whole characters; text is measured in UTF-16 units, as on every wire. */
 const ajv = new Ajv().addKeyword({
   keyword: 'units',
   type: 'string',

@@ -13,11 +13,12 @@ import {
   type ApiKeyId,
   type MessageId,
   type ModelServiceId,
+  type Principal,
   type TenantId,
 } from '../common';
 import { Config } from '../config';
 import { DialoguesRepository } from '../messages';
-import { CLOSE, HandshakeRefused, SocketServer, type Handshake } from '../realtime';
+import { CLOSE, ConnectionCounts, HandshakeRefused, SocketServer, type Handshake } from '../realtime';
 import { ReplyEngine } from '../replies';
 import { AccessWatch, type LostAccess } from '../tenancy';
 import { Admission, type Admitted } from './admission';
@@ -48,6 +49,7 @@ const DRAIN_MS = 1_000;
 export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly logger = new Logger(AgentChannelGateway.name);
   private readonly connections = new Set<ChannelConnection>();
+  private readonly counts = new ConnectionCounts();
   private timer: NodeJS.Timeout | undefined;
 
   constructor(
@@ -70,7 +72,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     this.sockets.add<Opening>({
       path: PATH,
       protocols: [EVENT_PROTOCOL],
-      maxFrameBytes: this.config.env.IM_MAX_FRAME_BYTES,
+      maxFrameBytes: this.config.env.CHANNEL_MAX_FRAME_BYTES,
       admit: (handshake) => this.admit(handshake),
       open: (ws, opening) => this.open(ws, opening),
     });
@@ -101,14 +103,15 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
   private async admit(handshake: Handshake): Promise<Opening> {
     const admitted = await this.admission.admit(handshake);
     const { limits, principal, address } = admitted;
-    const of = (same: (one: ChannelConnection) => boolean): number =>
-      [...this.connections].filter(same).length;
+    const [ofTenant, ofAddress, ofUser] = countedUnder(principal, address);
     const over =
-      of((one) => one.principal.tenantId === principal.tenantId) >= limits.connectionsPerTenant
-        ? 'this tenant'
-        : of((one) => one.settings.address === address) >= this.config.env.IM_CONNECTIONS_PER_ADDRESS
-          ? 'this address'
-          : null;
+      ofUser !== undefined && this.counts.of(ofUser) >= limits.channelConnectionsPerUser
+        ? 'this user'
+        : this.counts.of(ofTenant) >= limits.connectionsPerTenant
+          ? 'this tenant'
+          : this.counts.of(ofAddress) >= this.config.env.IM_CONNECTIONS_PER_ADDRESS
+            ? 'this address'
+            : null;
     if (over) {
       throw new HandshakeRefused(429, { error: `Too many connections of ${over}.`, code: 'RATE_LIMITED' }, 5);
     }
@@ -138,6 +141,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
       slowAfterMs: this.config.env.IM_SLOW_READER_SECONDS * 1_000,
     });
     this.connections.add(connection);
+    this.counts.add(countedUnder(principal, address));
     ws.on('message', (data, isBinary) => this.receive(connection, data, isBinary));
     ws.on('pong', () => (connection.pingedAt = 0));
     ws.on('close', () => this.close(connection));
@@ -149,6 +153,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
   private close(connection: ChannelConnection): void {
     connection.open = false;
     this.connections.delete(connection);
+    this.counts.remove(countedUnder(connection.principal, connection.settings.address));
     for (const [session, feed] of connection.feeds) {
       feed.close();
       (session as Session).feeds.delete(feed);
@@ -213,11 +218,11 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     }
     const buffer = data as Buffer;
     if (isBinary) return this.tell(connection, new BadFrame('the frame is not a text message'), {});
-    const { frameBytes } = connection.settings.limits;
-    if (buffer.length > frameBytes) {
+    const { channelFrameBytes } = connection.settings.limits;
+    if (buffer.length > channelFrameBytes) {
       return this.tell(
         connection,
-        new ChannelError('too_large', `the frame is over ${frameBytes} bytes`),
+        new ChannelError('too_large', `the frame is over ${channelFrameBytes} bytes`),
         {},
       );
     }
@@ -394,6 +399,14 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     };
     connection.say(connection.view.error(failure));
   }
+}
+
+/** A tenant's server holds as many connections as it likes: only users with tokens of their own are counted. */
+function countedUnder(
+  { tenantId, userId, endUser }: Principal,
+  address: string,
+): [tenant: string, address: string, ...user: string[]] {
+  return [`tenant ${tenantId}`, `address ${address}`, ...(endUser ? [`user ${tenantId} ${userId}`] : [])];
 }
 
 /** Named in the path or as `agentId`. */

@@ -25,9 +25,12 @@ const CONTROL = /[\u0000-\u001f\u007f]/;
 
 /** What may name a session: any text without NUL, as long as a frame lets it be (whole characters are counted there). */
 export function isSessionName(value: unknown): value is string {
-  if (typeof value !== 'string' || value.length > 2 * MAX_SESSION_CHARS || value.includes('\0')) return false;
-  const { length } = [...value];
-  return length >= 1 && length <= MAX_SESSION_CHARS;
+  return (
+    typeof value === 'string' &&
+    value.length >= 1 &&
+    value.length <= MAX_SESSION_CHARS &&
+    !value.includes('\0')
+  );
 }
 
 function IsSessionName(): PropertyDecorator {

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import type { MessageId } from '../common';
 import type { PlacedAside, StreamBatch, StreamEnd } from '../realtime';
 import { failureCode, type ChannelCode } from './errors';
@@ -100,8 +101,6 @@ export const plainView: View = {
   pong: (requestId) => JSON.stringify({ type: 'pong', ...(requestId !== undefined && { requestId }) }),
 };
 
-let lastEvent = 0;
-
 /** `{"id","type","agentId","taskId","timestamp","payload"}`. */
 function event(
   type: string,
@@ -109,9 +108,8 @@ function event(
   about: { id?: string; agentId: string; taskId?: string; sessionId?: string; requestId?: string },
 ): string {
   const { id, agentId, taskId = null, ...rest } = about;
-  lastEvent += 1;
   return JSON.stringify({
-    id: id ?? `e${lastEvent}`,
+    id: id ?? randomUUID(),
     type,
     agentId,
     taskId,

@@ -133,6 +133,18 @@ export const VARIABLES = {
   IM_MAX_FRAME_BYTES: integer('largest frame a client may send', 65_536, 1_024, 16_777_216),
   IM_FRAMES_PER_SECOND: integer('frames a second a connection may send for long', 50, 1, 1_000_000),
   IM_FRAMES_BURST: integer('frames a connection may send at once', 200, 1, 1_000_000),
+  CHANNEL_MAX_FRAME_BYTES: integer(
+    'largest frame a client of the agent channel may send; 32,000 characters of any script fit',
+    262_144,
+    1_024,
+    16_777_216,
+  ),
+  CHANNEL_CONNECTIONS_PER_USER: integer(
+    'open connections of one user with tokens on the agent channel, a process; those that vanished count until they are found out',
+    100,
+    1,
+    1_000_000,
+  ),
   IM_CONNECTIONS_PER_USER: integer('open connections of one user', 8, 1, 1_000_000),
   IM_CONNECTIONS_PER_TENANT: integer('open connections of one tenant, a process', 100_000, 1, 10_000_000),
   IM_CONNECTIONS_PER_ADDRESS: integer('open connections from one address, a process', 1_000, 1, 10_000_000),

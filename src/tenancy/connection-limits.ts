@@ -7,6 +7,8 @@ export interface ConnectionLimits {
   readonly framesPerSecond: number;
   readonly framesBurst: number;
   readonly frameBytes: number;
+  readonly channelFrameBytes: number;
+  readonly channelConnectionsPerUser: number;
   readonly connectionsPerUser: number;
   readonly connectionsPerTenant: number;
   readonly groupMembers: number;
@@ -25,6 +27,11 @@ export function limitsOf({ env }: Config, settings: Pick<TenantSettings, 'limits
     framesBurst: own('imFramesBurst', env.IM_FRAMES_BURST),
     // The socket's own limit is the installation's: a tenant's can only be lower.
     frameBytes: Math.min(own('imMaxFrameBytes', env.IM_MAX_FRAME_BYTES), env.IM_MAX_FRAME_BYTES),
+    channelFrameBytes: Math.min(
+      own('channelMaxFrameBytes', env.CHANNEL_MAX_FRAME_BYTES),
+      env.CHANNEL_MAX_FRAME_BYTES,
+    ),
+    channelConnectionsPerUser: own('channelConnectionsPerUser', env.CHANNEL_CONNECTIONS_PER_USER),
     connectionsPerUser: own('imConnectionsPerUser', env.IM_CONNECTIONS_PER_USER),
     connectionsPerTenant: own('imConnectionsPerTenant', env.IM_CONNECTIONS_PER_TENANT),
     groupMembers: own('imMaxGroupMembers', env.IM_MAX_GROUP_MEMBERS),

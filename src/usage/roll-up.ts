@@ -20,11 +20,13 @@ const LOCK = 7_300_419;
 interface Dirty {
   /** Every transaction before it has ended, and is in what was found. */
   readonly watermark: string;
+  /** Its beginning, UTC, by the database's clock. */
+  readonly today: Date;
   readonly hours: readonly { readonly tenantId: TenantId; readonly hour: Date }[];
 }
 
 /**
- * Usage by the hour, added up from the ledger, and by the day (UTC), added up from the hours. An hour with a row that is new or changed is added up anew as a whole,
+ * Usage by the hour, added up from the ledger, and by the day (UTC) that has ended, added up from its hours. An hour with a row that is new or changed is added up anew as a whole,
  * and its day with it, so it does not matter how late a row comes, how often it is changed, or who adds up at the same time. A row is new
  * by the number of the transaction that wrote it, not by its time: transactions end in another order than they begin,
  * and one that is still open is found by its number the next time.
@@ -71,17 +73,19 @@ export class UsageRollUp implements OnApplicationBootstrap, BeforeApplicationShu
   }
 
   private async addUp(): Promise<void> {
-    const { watermark, hours } = await this.database.one(platformScope(), findDirty);
+    const { watermark, today, hours } = await this.database.one(platformScope(), findDirty);
     for (let from = 0; from < hours.length; from += HOURS_A_TRANSACTION) {
       const part = hours.slice(from, from + HOURS_A_TRANSACTION);
       await this.database.run(platformScope(), [lock, ...part.flatMap(addUpHour)]);
     }
-    const days = daysOf(hours);
+    // Today's hours change all day long: its own sum waits for its end.
+    const ended = await this.database.one(platformScope(), findEndedDays(today));
+    const days = daysOf([...hours.filter(({ hour }) => hour < today), ...ended]);
     for (let from = 0; from < days.length; from += DAYS_A_TRANSACTION) {
       const part = days.slice(from, from + DAYS_A_TRANSACTION);
       await this.database.run(platformScope(), [lock, ...part.flatMap(addUpDay)]);
     }
-    await this.database.one(platformScope(), moveWatermark(watermark));
+    await this.database.one(platformScope(), moveWatermark(watermark, today));
   }
 }
 
@@ -109,7 +113,8 @@ const findDirty: Statement<Dirty> = {
         case when watermark > xmax or watermark = '0'::xid8 then '18446744073709551615'::xid8 else xmax end as past,
         xmin
       from place)
-    select (select xmin::text from since) as watermark, d.tenant_id, d.hour
+    select (select xmin::text from since) as watermark, d.tenant_id, d.hour,
+      (select greatest(date_trunc('day', now(), 'UTC'), days_until) from usage_roll_up) as today
     from (select) as one left join (
       select distinct l.tenant_id, date_trunc('hour', l.created_at, 'UTC') as hour
       from usage_ledger l where l.txid >= (select first from since) and l.txid < (select past from since)) d on true
@@ -117,18 +122,28 @@ const findDirty: Statement<Dirty> = {
   values: [],
   map: (rows) => ({
     watermark: rows[0]!.watermark as string,
+    today: rows[0]!.today as Date,
     hours: rows
       .filter((row) => row.hour !== null)
       .map((row) => ({ tenantId: row.tenant_id as TenantId, hour: row.hour as Date })),
   }),
 };
 
-const moveWatermark = (watermark: string): Statement<void> => ({
+/** Days that have ended since days were last added up, by one of their hours. */
+const findEndedDays = (today: Date): Statement<Hour[]> => ({
+  name: NOT_PREPARED,
+  text: `select distinct tenant_id, date_trunc('day', hour, 'UTC') as hour from usage_hours
+         where hour >= (select days_until from usage_roll_up) and hour < $1`,
+  values: [today],
+  map: (rows) => rows.map((row) => ({ tenantId: row.tenant_id as TenantId, hour: row.hour as Date })),
+});
+
+const moveWatermark = (watermark: string, today: Date): Statement<void> => ({
   name: 'usage-watermark',
-  text: `update usage_roll_up set rolled_at = now(),
+  text: `update usage_roll_up set rolled_at = now(), days_until = greatest(days_until, $2),
            watermark = case when watermark > pg_snapshot_xmax(pg_current_snapshot()) then $1::text::xid8
              else greatest(watermark, $1::text::xid8) end`,
-  values: [watermark],
+  values: [watermark, today],
   map: () => undefined,
 });
 
@@ -175,11 +190,13 @@ const addUpDay = (span: Span): Statement<void>[] =>
 const keysOf = (whose: string): string =>
   `key_id, assistant_id, model_service_id, model, wire${whose === '' ? '' : ', user_id'}`;
 
+const floorToDay = (at: Date): Date => new Date(Math.floor(at.getTime() / DAY_MS) * DAY_MS);
+
 /** The days that the hours are in, each once. */
 function daysOf(hours: readonly Hour[]): Span[] {
   const days = new Map<string, Span>();
   for (const { tenantId, hour } of hours) {
-    const from = new Date(Math.floor(hour.getTime() / DAY_MS) * DAY_MS);
+    const from = floorToDay(hour);
     days.set(`${tenantId} ${from.getTime()}`, { tenantId, from, ms: DAY_MS });
   }
   return [...days.values()];

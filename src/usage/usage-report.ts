@@ -101,10 +101,11 @@ export class UsageReport {
     ].join(', ');
     const where = conditions.join(' ');
     let source = `select hour, ${needed} from usage_${whose}hours where hour >= $1 and hour < $2 ${where}`;
-    // Whole days are read from their own sums, what is before and after them from the hours.
+    // Whole days that have ended are read from their own sums, what is before and after them from the hours.
     const days = { from: ceilToDay(query.from), to: floorToDay(query.to) };
     if (!groupBy.includes('hour') && days.from < days.to) {
-      const [first, past] = [`$${values.push(days.from)}`, `$${values.push(days.to)}`];
+      const first = `$${values.push(days.from)}::timestamptz`;
+      const past = `greatest(${first}, least($${values.push(days.to)}, (select days_until from usage_roll_up)))`;
       const hours = (range: string): string =>
         `select hour, ${needed} from usage_${whose}hours where ${range} ${where}`;
       source = [

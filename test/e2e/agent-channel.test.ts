@@ -23,7 +23,10 @@ let rival: TestTenant;
 let models = 0;
 
 beforeAll(async () => {
-  [app, upstream] = await Promise.all([bootApp({ IM_FRAMES_BURST: '2000' }), Upstream.start()]);
+  [app, upstream] = await Promise.all([
+    bootApp({ IM_FRAMES_BURST: '2000', CHANNEL_CONNECTIONS_PER_USER: '1000' }),
+    Upstream.start(),
+  ]);
   [acme, rival] = await Promise.all([
     app.tenant({ baseUrl: upstream.url, model: 'of-acme' }),
     app.tenant({ baseUrl: upstream.url, model: 'of-the-rival' }),
@@ -250,6 +253,19 @@ describe('connecting', () => {
     );
   });
 
+  it('lets a user have so many connections, and a server as many as it likes', async () => {
+    const small = await tenantWith(app, { limits: { channelConnectionsPerUser: 1 } });
+    const token = await imToken(app.url, small, 'ann');
+    const ann = await open(app.url, { token });
+    expect(await refusal(app.url, { token })).toMatchObject({
+      status: 429,
+      body: { code: 'RATE_LIMITED', error: expect.stringContaining('this user') as unknown },
+    });
+    const others = [await userOf('bob', {}, small), await connect({}, small), await connect({}, small)];
+    await ann.close();
+    await away(await eventually(async () => open(app.url, { token }).catch(() => null)), ...others);
+  });
+
   it('lets a tenant, and an address, have so many connections', async () => {
     const small = await tenantWith(app, { limits: { imConnectionsPerTenant: 2 } });
     const held = [await connect({}, small), await connect({}, small)];
@@ -405,7 +421,8 @@ describe('chat', () => {
       ['bob 1', 'bob 1', 'bob 2'],
     ]);
     expect(ofRival.prompts()).toEqual([['stranger']]);
-    const [fits, longer] = ['x'.repeat(128), 'x'.repeat(129)];
+    // In UTF-16 units.
+    const [fits, longer] = ['🐱'.repeat(64), 'x' + '🐱'.repeat(64)];
     expect((await eve.chat('fits', { sessionId: fits }))[0]!.sessionId).toBe(fits);
     expect(await eve.fails({ type: 'chat', message: 'x', sessionId: longer })).toMatchObject({
       code: 'bad_request',
@@ -698,8 +715,23 @@ describe('what is wrong', () => {
     await one.close();
   });
 
+  it('takes 32,000 characters of any script, however they are escaped', async () => {
+    const { modelServiceId, prompts } = await scripted(async (exchange) => {
+      await exchange.piece('read');
+      await exchange.done();
+    });
+    const one = await connect();
+    const message = '长'.repeat(32_000);
+    await one.chat(message, { modelServiceId, sessionId: fresh('long') });
+    const escaped = { type: 'chat', message, modelServiceId, sessionId: fresh('escaped'), requestId: 'e' };
+    one.send(JSON.stringify(escaped).replaceAll('长', '\\u957f'));
+    await eventually(async () => one.frames.some(({ done, requestId }) => done && requestId === 'e'));
+    expect(prompts()).toEqual([[message], [message]]);
+    await one.close();
+  });
+
   it('too_large: a frame over the tenant’s limit; over the installation’s the connection ends with 1009', async () => {
-    const small = await tenantWith(app, { limits: { imMaxFrameBytes: 2_000 } });
+    const small = await tenantWith(app, { limits: { channelMaxFrameBytes: 2_000 } });
     const one = await connect({}, small);
     const frame = (bytes: number) => {
       const empty = JSON.stringify({ type: 'ping', pad: '' });
@@ -708,7 +740,7 @@ describe('what is wrong', () => {
     expect(await one.send(frame(2_000)).next()).toEqual({ type: 'pong' });
     expect(await one.fails(frame(2_001))).toMatchObject({ code: 'too_large', agentId: 'main' });
     expect(await one.send(frame(2_000)).next()).toEqual({ type: 'pong' });
-    one.send(frame(70_000));
+    one.send(frame(270_000));
     expect((await one.closed).code).toBe(1009);
   });
 

@@ -93,6 +93,64 @@ it(`adds up ${ROWS} rows of a month exactly, and tells them by the day, by the h
   }
 }, 120_000);
 
+it('adds up a day when it has ended, and again when a row of it comes late; today is told from its hours', async () => {
+  const rollUp = app.app.nest.get(UsageRollUp);
+  const add = (id: number, daysAgo: number) =>
+    query(
+      app.databaseUrl,
+      `${insert} values ($1, 105, null, 'u', null, 1, 1, 1, 1, 2, false, 0.5, 'finished', 1, 'dialogue', 'm',
+         date_trunc('day', now(), 'UTC') - $2 * interval '1 day')`,
+      [id, daysAgo],
+    );
+  const days = async () =>
+    (
+      await query<{ ago: number; n: string }>(
+        app.databaseUrl,
+        `select (extract(epoch from date_trunc('day', now(), 'UTC') - day) / 86400)::int as ago, requests as n
+         from usage_days where tenant_id = 105 order by day`,
+      )
+    ).map(({ ago, n }) => [ago, Number(n)]);
+  const told = async () => {
+    const tenantId = '105' as TenantId;
+    const range = { from: new Date(Date.now() - 5 * 86_400_000), to: new Date(Date.now() + 86_400_000) };
+    const rows = await app.app.nest
+      .get(UsageReport)
+      .rows(platformScope(tenantId), { ...range, tenantId, groupBy: [] });
+    return rows[0]!.requests;
+  };
+  await add(-11, 1);
+  await add(-12, 0);
+  await rollUp.run();
+  expect(await days()).toEqual([[1, 1]]);
+  expect(await told()).toBe(2);
+  // As it was yesterday: that day had not ended, and had no sum yet.
+  await query(app.databaseUrl, 'delete from usage_days where tenant_id = 105');
+  await query(
+    app.databaseUrl,
+    `update usage_roll_up set days_until = date_trunc('day', now(), 'UTC') - interval '1 day'`,
+  );
+  expect(await told()).toBe(2);
+  await rollUp.run();
+  expect(await days()).toEqual([[1, 1]]);
+  await add(-13, 1);
+  await add(-14, 0);
+  await rollUp.run();
+  expect(await days()).toEqual([[1, 2]]);
+  expect(await told()).toBe(4);
+  // Whose clock is behind must not take up a day that others have left behind.
+  await query(
+    app.databaseUrl,
+    `update usage_roll_up set days_until = date_trunc('day', now(), 'UTC') + interval '1 day'`,
+  );
+  await add(-15, 0);
+  await rollUp.run();
+  expect(await days()).toEqual([
+    [1, 2],
+    [0, 3],
+  ]);
+  expect(await told()).toBe(5);
+});
+
 it('misses no row that is committed late, and takes up one that is changed', async () => {
   const rollUp = app.app.nest.get(UsageRollUp);
   const late = new Client({ connectionString: app.databaseUrl });

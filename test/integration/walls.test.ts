@@ -69,6 +69,8 @@ beforeAll(async () => {
   conversationId = (sent.body as { conversationId: ConversationId }).conversationId;
   await acme.post('/api/v1/im/groups', { groupId: 'team', owner: 'ann', members: ['bob'] });
   await generateImage();
+  // As if today had ended: its sum by the day is there, too.
+  await query(app.databaseUrl, `update usage_roll_up set days_until = now() + interval '1 day'`);
   await app.app.nest.get(UsageRollUp).run();
   // What is held only while a request runs.
   await query(

@@ -111,7 +111,7 @@ const FORMS = [
   /^http:\/\/127\.0\.0\.1:\d+\/hook$/,
   /^chatcmpl-[1-9]\d{14,18}$/,
   /^connection-[1-9]\d{14,18}$/,
-  /^e\d+$/,
+  /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/,
   /^iVBORw0KGgo[\w+/=…]+$/,
   /^http:\/\/(localhost|127\.0\.0\.1):\d+\/api\/copywriting\/image\/\d+\/[\da-f]{64}\?expires=\d+&signature=[\w-]{43}$/,
 ];
