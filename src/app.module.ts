@@ -45,6 +45,15 @@ export interface Foundations {
   readonly rootKey: string | undefined;
 }
 
+/** Every wire's shape of a failure. */
+export const errorFilter = new ErrorFilter([
+  envelopeErrors,
+  problemErrors,
+  tokenErrors,
+  agentErrors,
+  openAiErrors,
+]);
+
 /** Config and secrets, for every module. */
 @Global()
 @Module({})
@@ -102,10 +111,7 @@ export class AppModule {
       providers: [
         Quickstart,
         { provide: APP_GUARD, useClass: AuthGuard },
-        {
-          provide: APP_FILTER,
-          useValue: new ErrorFilter([envelopeErrors, problemErrors, tokenErrors, agentErrors, openAiErrors]),
-        },
+        { provide: APP_FILTER, useValue: errorFilter },
       ],
     };
   }

@@ -1,11 +1,11 @@
 import type { AddressInfo } from 'node:net';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { DataSourceOptions } from 'typeorm';
-import { AppModule, type Foundations } from './app.module';
+import { AppModule, errorFilter, type Foundations } from './app.module';
 import { assistantEntities } from './assistants';
-import { answerPreflights, forgiveEmptyBodies, nameRequests } from './common/http';
+import { answerPreflights, forgiveEmptyBodies, nameRequest, nameRequests } from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
 import { FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
@@ -56,6 +56,11 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
     multipart: { limits: FORM_LIMITS },
     // A published sample of the assistant platform writes //api/…
     routerOptions: { ignoreDuplicateSlashes: true, maxParamLength: 512 },
+    // A path that can't be read ends before there is a route.
+    frameworkErrors: (error: Error, request: FastifyRequest, reply: FastifyReply) => {
+      nameRequest(reply);
+      errorFilter.answer(error, request, reply);
+    },
   });
   nameRequests(adapter.getInstance<FastifyInstance>());
   answerPreflights(adapter.getInstance<FastifyInstance>());

@@ -38,13 +38,17 @@ export const TURN_KEPT = new Error('the turn is kept');
 export function openAiError(error: AppError): OpenAiError {
   const [type, code] = TYPES[error.code] ?? ['api_error', null];
   const field = error.code === 'BODY_TOO_LARGE' ? 'body' : error.errors[0]?.field;
+  const param = field === undefined ? null : asWritten(field);
   return {
-    message: error.message,
+    message: field === undefined ? error.message : error.message.replace(field, asWritten(field)),
     type,
-    param: field?.replace(/\.(\d+)(?=\.|$)/g, '[$1]') ?? null,
+    param,
     code: error.code === 'NOT_FOUND' && error.message === 'No such path.' ? 'unknown_url' : code,
   };
 }
+
+/** `messages.0.role` as a client writes it. */
+const asWritten = (field: string): string => field.replace(/\.(\d+)(?=\.|$)/g, '[$1]');
 
 export const openAiErrors: ErrorShape = {
   prefix: /^\/(v1|api\/v1\/(models|chat|embeddings|images|audio))(\/|$)/,

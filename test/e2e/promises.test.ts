@@ -368,3 +368,22 @@ it('ends replies as interrupted when the server stops before they do, and tells 
   );
   expect(rows).toEqual([{ content: 'so far', status: 'interrupted' }]);
 });
+
+describe('a path that can not be read', () => {
+  const long = 'x'.repeat(600);
+  it.each([
+    [`/copywriting/message/list/${long}`, 404, (body: any) => body.code === 404 && body.msg.length > 0],
+    ['/api/copywriting/message/list/%zz', 400, (body: any) => body.code === 400 && body.msg.length > 0],
+    [`/v1/models/${long}`, 404, (body: any) => body.error.type === 'invalid_request_error'],
+    ['/v1/models/%E0%A4%A', 400, (body: any) => body.error.type === 'invalid_request_error'],
+    [`/api/admin/tenants/${long}`, 404, (body: any) => body.status === 404],
+    ['/api/v1/agents/%', 400, (body: any) => typeof body.error === 'string'],
+  ])('is refused in its wire’s shape: %#', async (path, status, fits) => {
+    for (const one of [acme, rival]) {
+      const answer = await ask(app.url, 'GET', path, undefined, { 'x-api-key': one.apiKey });
+      expect([answer.status, answer.text, fits(answer.body)]).toEqual([status, answer.text, true]);
+      expect(answer.headers['x-request-id']).toMatch(/^req_\w{32}$/);
+      expect(answer.text).not.toMatch(/node_modules|FST_|at /);
+    }
+  });
+});

@@ -12,8 +12,8 @@ import { freshDatabase, query } from '../support/database';
 import { Server } from '../support/server';
 import { Upstream, type Exchange } from '../support/upstream';
 
-/** `LEDGER_REQUESTS=2000` for the long form. */
-const REQUESTS = Number(process.env.LEDGER_REQUESTS ?? 200);
+/** `LEDGER_REQUESTS=200` for a short form. */
+const REQUESTS = Number(process.env.LEDGER_REQUESTS ?? 2_000);
 const AT_ONCE = 25;
 const KILLS = 2;
 const FATES = ['finish', 'finish', 'finish', 'drop', 'stop', 'fail', 'late-fail'] as const;

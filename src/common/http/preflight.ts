@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply } from 'fastify';
 
 const ALLOWED_HEADERS =
   'authorization, content-type, idempotency-key, last-event-id, openai-organization, openai-project, tenant-id, user-id, x-api-key, ' +
@@ -42,7 +42,12 @@ export function forgiveEmptyBodies(server: FastifyInstance): void {
 /** `x-request-id` on every answer: what a client quotes when it asks what happened. */
 export function nameRequests(server: FastifyInstance): void {
   server.addHook('onRequest', (_request, reply, done) => {
-    void reply.header('x-request-id', `req_${randomUUID().replaceAll('-', '')}`);
+    nameRequest(reply);
     done();
   });
+}
+
+/** For what no hook sees. */
+export function nameRequest(reply: FastifyReply): void {
+  void reply.header('x-request-id', `req_${randomUUID().replaceAll('-', '')}`);
 }
