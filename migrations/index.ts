@@ -6,6 +6,7 @@ import { CreateUsage1795600000000 } from './1795600000000-usage';
 import { CreateOpenRequests1795700000000 } from './1795700000000-create-open-requests';
 import { PrepareRetention1795800000000 } from './1795800000000-prepare-retention';
 import { CreateUsageByDay1795900000000 } from './1795900000000-usage-by-day';
+import { CreateGenerationImages1796000000000 } from './1796000000000-create-generation-images';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -17,4 +18,5 @@ export const migrations = [
   CreateOpenRequests1795700000000,
   PrepareRetention1795800000000,
   CreateUsageByDay1795900000000,
+  CreateGenerationImages1796000000000,
 ];

@@ -8,12 +8,12 @@ import { assistantEntities } from './assistants';
 import { answerPreflights, forgiveEmptyBodies, nameRequest, nameRequests } from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
-import { FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
+import { admitUploads, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
 import { createLogger, PinoLogger, Readiness } from './observability';
 import { SocketServer } from './realtime';
-import { tenancyEntities } from './tenancy';
+import { Authenticator, credentialsOf, tenancyEntities } from './tenancy';
 
 export const entities: DataSourceOptions['entities'] = [
   ...tenancyEntities,
@@ -78,6 +78,10 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
       logger: new PinoLogger(createLogger(env.LOG_LEVEL)),
       abortOnError: false,
     },
+  );
+  const authenticator = nest.get(Authenticator);
+  admitUploads(adapter.getInstance<FastifyInstance>(), (request) =>
+    authenticator.authenticate(credentialsOf(request)),
   );
   await nest.get(NodeRegistry).join();
   serveDocs(nest);

@@ -1,4 +1,5 @@
 import { Module } from '@nestjs/common';
+import { GenerationsModule } from '../generations';
 import { RepliesModule } from '../replies';
 import { RetentionModule } from '../retention';
 import { AssistantsController } from './assistants.controller';
@@ -12,7 +13,7 @@ import { UsageController } from './usage.controller';
 
 /** The admin wire: REST over what storey 1 owns. Every write and its audit entry are one transaction. */
 @Module({
-  imports: [RepliesModule, RetentionModule],
+  imports: [GenerationsModule, RepliesModule, RetentionModule],
   controllers: [
     TenantsController,
     ModelProvidersController,

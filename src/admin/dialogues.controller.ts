@@ -4,6 +4,7 @@ import { IsOptional, IsString, MaxLength } from 'class-validator';
 import { AppError, type AssistantId, type DialogueId, type TenantId } from '../common';
 import { EmptyIsAbsent, IsEntityId, NoNul, Scopes, validation } from '../common/http';
 import { Database } from '../database';
+import { TextGenerations } from '../generations';
 import { DialogueArchive } from '../messages';
 import { ReplyEngine } from '../replies';
 import { Eraser, type Erased } from '../retention';
@@ -43,6 +44,7 @@ export class DialoguesController {
     private readonly dialogues: DialogueArchive,
     private readonly eraser: Eraser,
     private readonly replies: ReplyEngine,
+    private readonly texts: TextGenerations,
     private readonly auditLog: AuditLogRepository,
   ) {}
 
@@ -97,6 +99,7 @@ export class DialoguesController {
       this.dialogues.ofUser(tx, tenantId, userId, DIALOGUES_AT_ONCE),
     );
     await this.silence(operator, tenantId, ids);
+    this.texts.stopOf(tenantId, userId);
     return this.erase(
       operator,
       tenantId,

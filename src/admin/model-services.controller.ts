@@ -7,7 +7,10 @@ import { Database } from '../database';
 import { ModelProvidersRepository, ModelServicesRepository } from '../model-services';
 import { AuditLogRepository } from '../tenancy';
 import { Op, Operator, pathId } from './operator';
-import { CreateModelPrice, CreateModelService, PageQuery, UpdateModelService } from './requests';
+import { CreateModelPrice, CreateModelService, PageQuery, parseTime, UpdateModelService } from './requests';
+
+/** Prices come whole: a `limit` or `cursor` that is sent is refused rather than passed over. */
+class NoQuery {}
 
 /** With the root key and no `tenant-id`: services shared by the platform; else a tenant's own. */
 @ApiTags('admin')
@@ -76,7 +79,7 @@ export class ModelServicesController {
 
   @Get(':id/prices')
   @ApiOperation({ summary: 'Prices with the dates they hold from, newest first, those to come included' })
-  listPrices(@Op() operator: Operator, @Param('id') id: string) {
+  listPrices(@Op() operator: Operator, @Param('id') id: string, @Query() _: NoQuery) {
     return this.database.transaction(operator.scope, async (tx) => ({
       data: await this.services.listPrices(tx, operator.tenantId, pathId(id)),
       nextCursor: null,
@@ -94,6 +97,26 @@ export class ModelServicesController {
         operator.audit('create', 'model-price', { after: { id: serviceId, ...after } }),
       );
       return after;
+    });
+  }
+
+  @Delete(':id/prices/:effectiveFrom')
+  @ApiOperation({ summary: 'Take back a price whose date has not come' })
+  removePrice(
+    @Op() operator: Operator,
+    @Param('id') id: string,
+    @Param('effectiveFrom') effectiveFrom: string,
+  ) {
+    const serviceId = pathId<ModelServiceId>(id);
+    const date = parseTime(effectiveFrom);
+    if (!date) throw new AppError('NOT_FOUND');
+    return this.database.transaction(operator.scope, async (tx) => {
+      const before = await this.services.removePrice(tx, operator.tenantId, serviceId, date);
+      await this.auditLog.record(
+        tx,
+        operator.audit('delete', 'model-price', { before: { id: serviceId, ...before } }),
+      );
+      return before;
     });
   }
 

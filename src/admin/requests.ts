@@ -1,3 +1,4 @@
+import { applyDecorators } from '@nestjs/common';
 import { ApiProperty, ApiPropertyOptional, PartialType } from '@nestjs/swagger';
 import { Transform, Type } from 'class-transformer';
 import {
@@ -24,34 +25,96 @@ import {
 } from 'class-validator';
 import { isIP } from 'node:net';
 import { SCOPES, type Scope } from '../common';
-import { QUOTA_NAMES } from '../usage';
 import { EmptyIsAbsent, IsEntityId, IsJsonObject, IsPageLimit, NoNul } from '../common/http';
+import { LIMIT_NAMES } from '../tenancy';
+import { QUOTA_NAMES } from '../usage';
 
 const MAX_JSON_CHARS = 20_000;
 const MAX_PROMPT_CHARS = 200_000;
-const MAX_QUOTA = 1_000_000_000_000_000;
+const MAX_LIMIT = 1_000_000_000_000_000;
 
 const Present = () => ValidateIf((_, value) => value !== undefined);
 
-/** Quotas among the limits are numbers from 0: one that is not would limit nothing. */
-function HoldsQuotas(): PropertyDecorator {
+const LIMITS: ReadonlySet<string> = new Set([...QUOTA_NAMES, ...LIMIT_NAMES]);
+const WHOLE = /^(?:user)?(?:requests|tokens)per/i;
+/** What is longer is not shown, nor compared. */
+const MAX_SHOWN_NAME = 60;
+
+/** Numbers from 0 by the names there are: one that is misspelt would limit nothing, and cost money. */
+function HoldsLimits(): PropertyDecorator {
   return ValidateBy({
-    name: 'holdsQuotas',
+    name: 'holdsLimits',
     validator: {
-      validate: (value: unknown) =>
-        Object.entries(value ?? {}).every(
-          ([name, limit]) =>
-            !QUOTA_NAMES.has(name) || (typeof limit === 'number' && limit >= 0 && limit <= MAX_QUOTA),
-        ),
-      defaultMessage: () => `$property must hold quotas as numbers from 0 to ${MAX_QUOTA}`,
+      validate: (limits: unknown) => wrongLimit(limits) === null,
+      defaultMessage: (checked) => wrongLimit(checked?.value) ?? '',
     },
   });
 }
 
-/** An ISO 8601 time becomes a Date; anything else is left for the checks to refuse. */
-export function ToDate(): PropertyDecorator {
-  return Transform(({ value }: { value: unknown }): unknown =>
-    typeof value === 'string' && !Number.isNaN(Date.parse(value)) ? new Date(value) : value,
+function wrongLimit(limits: unknown): string | null {
+  for (const [name, limit] of Object.entries(limits ?? {}) as [string, unknown][]) {
+    if (!LIMITS.has(name)) {
+      const shown = name.length > MAX_SHOWN_NAME ? `${name.slice(0, MAX_SHOWN_NAME).toWellFormed()}…` : name;
+      const near = nearestLimit(name);
+      return `there is no limit "${shown}"${near === null ? '' : `; did you mean "${near}"?`}`;
+    }
+    const whole = WHOLE.test(name);
+    if (
+      typeof limit !== 'number' ||
+      !(limit >= 0 && limit <= MAX_LIMIT) ||
+      (whole && !Number.isInteger(limit))
+    )
+      return `"${name}" must be ${whole ? 'an integer' : 'a number'} from 0 to ${MAX_LIMIT}`;
+  }
+  return null;
+}
+
+/** The name that was probably meant: at most a third of what was written has to change. */
+function nearestLimit(written: string): string | null {
+  if (written.length > MAX_SHOWN_NAME) return null;
+  let nearest: string | null = null;
+  let fewest = Math.floor(written.length / 3) + 1;
+  for (const name of LIMITS) {
+    const edits = editsBetween(written.toLowerCase(), name.toLowerCase());
+    if (edits < fewest) [nearest, fewest] = [name, edits];
+  }
+  return nearest;
+}
+
+/** Levenshtein's distance. */
+function editsBetween(one: string, other: string): number {
+  let row = Array.from({ length: other.length + 1 }, (_, index) => index);
+  for (const [index, char] of [...one].entries()) {
+    const next = [index + 1];
+    for (let at = 0; at < other.length; at += 1)
+      next.push(Math.min(next[at]! + 1, row[at + 1]! + 1, row[at]! + (other[at] === char ? 0 : 1)));
+    row = next;
+  }
+  return row.at(-1)!;
+}
+
+const ISO_TIME =
+  /^(\d{4}-\d{2}-\d{2})(?:T(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d))?$/;
+
+/**
+ * A date, which is its midnight UTC, or a time with its zone, as ISO 8601 writes them; null for anything else. Date.parse
+ * would take much more, days that no month has among it, and read some of it in the server's zone.
+ */
+export function parseTime(text: string): Date | null {
+  const [, date] = ISO_TIME.exec(text) ?? [];
+  if (date === undefined) return null;
+  const midnight = new Date(`${date}T00:00:00Z`);
+  const exists = !Number.isNaN(midnight.getTime()) && midnight.toISOString().startsWith(date);
+  return exists ? new Date(text) : null;
+}
+
+/** What `parseTime` takes, as a Date. */
+export function IsTime(): PropertyDecorator {
+  return applyDecorators(
+    Transform(({ value }: { value: unknown }): unknown =>
+      typeof value === 'string' ? (parseTime(value) ?? value) : value,
+    ),
+    IsDate({ message: '$property must be an ISO 8601 time with a zone, e.g. 2027-01-31T00:00:00Z' }),
   );
 }
 
@@ -118,11 +181,14 @@ export class CreateTenant {
   @IsIn(['open', 'managed'])
   groupPolicy?: 'open' | 'managed';
 
-  @ApiPropertyOptional({ type: Object, description: 'Overrides of the installation’s limits, by name.' })
+  @ApiPropertyOptional({
+    type: Object,
+    description: 'Quotas, and overrides of the installation’s limits, by name.',
+  })
   @Present()
   @IsObject()
   @IsJsonObject(MAX_JSON_CHARS)
-  @HoldsQuotas()
+  @HoldsLimits()
   limits?: Record<string, number>;
 
   @ApiPropertyOptional({ nullable: true, minimum: 1, maximum: 36500 })
@@ -149,8 +215,7 @@ export class CreateApiKey {
 
   @ApiPropertyOptional({ nullable: true, format: 'date-time' })
   @IsOptional()
-  @ToDate()
-  @IsDate({ message: '$property must be an ISO 8601 time' })
+  @IsTime()
   expiresAt?: Date | null;
 
   @ApiPropertyOptional({ type: [String], description: 'IP addresses or CIDR ranges; empty: any.' })
@@ -160,11 +225,11 @@ export class CreateApiKey {
   @IsAddressOrRange()
   allowedAddresses?: string[];
 
-  @ApiPropertyOptional({ type: Object })
+  @ApiPropertyOptional({ type: Object, description: 'Quotas of this key, by name.' })
   @Present()
   @IsObject()
   @IsJsonObject(MAX_JSON_CHARS)
-  @HoldsQuotas()
+  @HoldsLimits()
   limits?: Record<string, number>;
 }
 export class UpdateApiKey extends PartialType(CreateApiKey, { skipNullProperties: false }) {}
@@ -371,8 +436,7 @@ export class UpdateModelService extends PartialType(CreateModelService, { skipNu
 
 export class CreateModelPrice {
   @ApiProperty({ format: 'date-time', description: 'not yet come' })
-  @ToDate()
-  @IsDate({ message: '$property must be an ISO 8601 time' })
+  @IsTime()
   effectiveFrom!: Date;
 
   @ApiProperty({ description: 'credits a million tokens' })

@@ -8,14 +8,14 @@ import {
   ApiTags,
 } from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
-import { ArrayMaxSize, ArrayUnique, IsDate, IsIn, IsOptional, IsString, MaxLength } from 'class-validator';
+import { ArrayMaxSize, ArrayUnique, IsIn, IsOptional, IsString, MaxLength } from 'class-validator';
 import type { FastifyReply } from 'fastify';
 import { AppError, badInput, type TenantId } from '../common';
 import { EmptyIsAbsent, IsEntityId, NoNul, Scopes, validation } from '../common/http';
 import { USAGE_GROUPS, usageColumns, UsageReport, WIRES, type UsageGroup, type Wire } from '../usage';
 import { csv } from './csv';
 import { Op, Operator } from './operator';
-import { ToDate } from './requests';
+import { IsTime } from './requests';
 
 const HOUR_MS = 3_600_000;
 const MAX_DAYS = 366;
@@ -24,21 +24,24 @@ const MAX_NAME_CHARS = 400;
 class UsageQuery {
   @ApiPropertyOptional({ format: 'date-time', description: 'on the hour; by default the month so far' })
   @EmptyIsAbsent()
-  @ToDate()
   @IsOptional()
-  @IsDate({ message: '$property must be an ISO 8601 time' })
+  @IsTime()
   from?: Date;
 
   @ApiPropertyOptional({ format: 'date-time', description: 'on the hour, exclusive; by default now' })
   @EmptyIsAbsent()
-  @ToDate()
   @IsOptional()
-  @IsDate({ message: '$property must be an ISO 8601 time' })
+  @IsTime()
   to?: Date;
 
   @ApiPropertyOptional({ type: String, description: `any of ${USAGE_GROUPS.join(', ')}, by commas` })
   @Transform(({ value }: { value: unknown }) =>
-    typeof value === 'string' ? value.split(',').filter(Boolean) : value,
+    typeof value === 'string'
+      ? value
+          .split(',')
+          .map((name) => name.trim())
+          .filter(Boolean)
+      : value,
   )
   @IsOptional()
   @IsIn(USAGE_GROUPS, { each: true })
@@ -115,6 +118,8 @@ export class UsageController {
     const { groupBy, key, model, assistant, user, wire } = query;
     const { from, to } = rangeOf(query);
     const asked = (query.tenant as TenantId | undefined) ?? null;
+    if (operator.platform && operator.tenantId && asked && asked !== operator.tenantId)
+      throw badInput('tenant', 'is another than that of the header tenant-id: send one of them');
     const about = asked ? operator.about(asked) : operator;
     if (!operator.platform && !operator.tenantId) throw new AppError('NOT_FOUND');
     const filters = { tenantId: about.tenantId, key, model, assistant, user, wire };
@@ -139,7 +144,10 @@ function rangeOf(query: UsageQuery): { from: Date; to: Date } {
   ] as const)
     if (date.getTime() % HOUR_MS !== 0)
       throw badInput(field, 'must be on the hour: usage is kept by the hour');
-  if (from >= to) throw badInput('from', 'must be before to');
+  if (from >= to)
+    throw query.from
+      ? badInput('from', 'must be before to')
+      : badInput('from', 'is by default the start of this month, which is not before to: send from, too');
   if (to.getTime() - from.getTime() > MAX_DAYS * 24 * HOUR_MS)
     throw badInput('to', `must be at most ${MAX_DAYS} days after from`);
   return { from, to };

@@ -2,6 +2,7 @@ import { Injectable } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import {
   AppError,
+  idAtTime,
   type ApiKeyId,
   type GenerationAppId,
   type GenerationRecordId,
@@ -85,6 +86,25 @@ export interface RecordListQuery {
   readonly limit: number;
 }
 
+/** One that is to be erased. */
+export interface ErasableGeneration {
+  readonly id: GenerationRecordId;
+  readonly running: boolean;
+  readonly keyId: ApiKeyId | null;
+  readonly modelServiceId: ModelServiceId;
+}
+
+/** What this process answers for. */
+export interface OwnGenerations {
+  readonly incarnation: bigint;
+  readonly running: readonly GenerationRecordId[];
+}
+
+export interface ReleasedImage {
+  readonly tenantId: TenantId;
+  readonly sha256: string;
+}
+
 /** A generation whose process is gone. */
 export interface OrphanedGeneration {
   readonly tenantId: TenantId;
@@ -129,6 +149,17 @@ export class GenerationRecordsRepository {
     return { id: first.id as GenerationRecordId, isNew: false };
   }
 
+  /** Of a key that was used within the last 24 hours; IDEMPOTENCY_MISMATCH when that was another request. */
+  async findByKey(
+    tenantId: TenantId,
+    { key, requestHash }: Idempotency,
+  ): Promise<{ readonly id: GenerationRecordId; readonly type: GenerationType } | null> {
+    const [row] = await this.database.one(tenantScope(tenantId), generationByKey(tenantId, key));
+    if (!row) return null;
+    if (row.request_hash !== requestHash) throw new AppError('IDEMPOTENCY_MISMATCH');
+    return { id: row.id as GenerationRecordId, type: row.type as GenerationType };
+  }
+
   /** From now on this process answers for the record. */
   async claim(tx: EntityManager, { id, tenantId }: GenerationDraft, incarnation: bigint): Promise<void> {
     await tx.query(
@@ -164,38 +195,52 @@ export class GenerationRecordsRepository {
     });
   }
 
-  /** Some that are of a user, or older than that. */
+  /** From now on the image is kept for the record. False: the record is gone, or has ended. */
+  async claimImage(tenantId: TenantId, id: GenerationRecordId, sha256: string): Promise<boolean> {
+    return this.database.one(tenantScope(tenantId), claimImage(tenantId, id, sha256));
+  }
+
+  async isImageShown(tx: EntityManager, tenantId: TenantId, sha256: string): Promise<boolean> {
+    const rows = await tx.query<Row[]>(
+      'select 1 from generation_images where tenant_id = $1 and sha256 = $2 limit 1',
+      [tenantId, sha256],
+    );
+    return rows.length > 0;
+  }
+
+  /** Images that a record has let go of: nobody may show them any more. Of every tenant. */
+  releasedImages(limit: number): Promise<ReleasedImage[]> {
+    return this.database.one(platformScope(), releasedImages(limit));
+  }
+
+  async forgetRelease(tx: EntityManager, { tenantId, sha256 }: ReleasedImage): Promise<void> {
+    await tx.query('delete from blob_releases where tenant_id = $1 and sha256 = $2', [tenantId, sha256]);
+  }
+
+  /** Some that are of a user, or older than that; the oldest first. */
   async erasable(
     tx: EntityManager,
     tenantId: TenantId,
     which: { readonly userId: string } | { readonly before: Date },
     limit: number,
-  ): Promise<GenerationRecordId[]> {
-    const of = 'userId' in which ? 'user_id = $2' : 'created_at < $2';
+  ): Promise<ErasableGeneration[]> {
+    const of =
+      'userId' in which
+        ? 'user_id = $2 order by created_at desc, id desc'
+        : 'created_at < $2 order by created_at, id';
     const rows = await tx.query<Row[]>(
-      `select id from generation_records where tenant_id = $1 and ${of} order by id limit $3`,
+      `select id, status, key_id, model_service_id from generation_records where tenant_id = $1 and ${of} limit $3 for update`,
       [tenantId, 'userId' in which ? which.userId : which.before, limit],
     );
-    return rows.map(({ id }) => id as GenerationRecordId);
+    return rows.map((row) => ({
+      id: row.id as GenerationRecordId,
+      running: row.status === 'running',
+      keyId: row.key_id as ApiKeyId | null,
+      modelServiceId: row.model_service_id as ModelServiceId,
+    }));
   }
 
-  /** The hashes of the images that these records show and no other does. */
-  async imagesOf(
-    tx: EntityManager,
-    tenantId: TenantId,
-    ids: readonly GenerationRecordId[],
-  ): Promise<string[]> {
-    const rows = await tx.query<Row[]>(
-      `select distinct i.image ->> 'sha256' as sha256
-       from generation_records r cross join jsonb_array_elements(r.images) as i(image)
-       where r.tenant_id = $1 and r.id = any($2::bigint[]) and not exists (
-         select 1 from generation_records o where o.tenant_id = $1 and o.type = 1 and o.id <> all($2::bigint[])
-           and o.images @> jsonb_build_array(jsonb_build_object('sha256', i.image -> 'sha256')))`,
-      [tenantId, ids],
-    );
-    return rows.map(({ sha256 }) => sha256 as string);
-  }
-
+  /** With what says that they show their images. */
   async erase(tx: EntityManager, tenantId: TenantId, ids: readonly GenerationRecordId[]): Promise<void> {
     await tx.query('delete from generation_records where tenant_id = $1 and id = any($2::bigint[])', [
       tenantId,
@@ -203,9 +248,9 @@ export class GenerationRecordsRepository {
     ]);
   }
 
-  /** Generations that a dead process wrote, of every tenant. */
-  orphaned(leaseMs: number, limit: number): Promise<OrphanedGeneration[]> {
-    return this.database.one(platformScope(), orphanedGenerations(leaseMs, limit));
+  /** Generations that a dead process wrote, or this one without knowing it any more; of every tenant. */
+  orphaned(own: OwnGenerations, leaseMs: number, limit: number): Promise<OrphanedGeneration[]> {
+    return this.database.one(platformScope(), orphanedGenerations(own, leaseMs, limit));
   }
 }
 
@@ -240,13 +285,58 @@ export const endGeneration = (
   map: (rows) => rows.length > 0,
 });
 
-const orphanedGenerations = (leaseMs: number, limit: number): Statement<OrphanedGeneration[]> => ({
+const generationByKey = (tenantId: TenantId, key: string): Statement<Row[]> => ({
+  name: 'generation-by-key',
+  text: `select id, type, request_hash from generation_records
+         where tenant_id = $1 and idempotency_key = $2 and created_at >= now() - interval '24 hours'`,
+  values: [tenantId, key],
+  map: (rows) => rows,
+});
+
+/** Let go of by the record: what it does not show after all. */
+export const dropImagesBut = (
+  tenantId: TenantId,
+  id: GenerationRecordId,
+  shown: readonly StoredImage[],
+): Statement<void> => ({
+  name: 'generation-images-drop',
+  text: 'delete from generation_images where tenant_id = $1 and record_id = $2 and sha256 <> all($3::text[])',
+  values: [tenantId, id, shown.map(({ sha256 }) => sha256)],
+  map: () => undefined,
+});
+
+const claimImage = (tenantId: TenantId, id: GenerationRecordId, sha256: string): Statement<boolean> => ({
+  name: 'generation-image-claim',
+  text: `with record as (
+      select id from generation_records where tenant_id = $1 and id = $2 and status = 'running' for share)
+    insert into generation_images (tenant_id, sha256, record_id) select $1, $3, id from record
+    on conflict (tenant_id, sha256, record_id) do update set sha256 = excluded.sha256 returning 1`,
+  values: [tenantId, id, sha256],
+  map: (rows) => rows.length > 0,
+});
+
+const releasedImages = (limit: number): Statement<ReleasedImage[]> => ({
+  name: 'generation-images-released',
+  text: 'select tenant_id, sha256 from blob_releases limit $1',
+  values: [limit],
+  map: (rows) => rows.map((row) => ({ tenantId: row.tenant_id as TenantId, sha256: row.sha256 as string })),
+});
+
+/** What a process has claimed longer ago than that and does not know of, it has lost. */
+const LOST_AFTER_MS = 60_000;
+
+const orphanedGenerations = (
+  { incarnation, running }: OwnGenerations,
+  leaseMs: number,
+  limit: number,
+): Statement<OrphanedGeneration[]> => ({
   name: 'generation-orphans',
   text: `select g.tenant_id, g.record_id from generations_in_progress g
     where not exists (select 1 from nodes n where n.incarnation = g.incarnation
-      and n.heartbeat_at > now() - $1 * interval '1 millisecond')
+        and n.heartbeat_at > now() - $1 * interval '1 millisecond')
+      or g.incarnation = $3 and g.record_id <> all($4::bigint[]) and g.record_id < $5
     order by g.record_id limit $2`,
-  values: [leaseMs, limit],
+  values: [leaseMs, limit, incarnation.toString(), running, idAtTime(Date.now() - LOST_AFTER_MS)],
   map: (rows) =>
     rows.map((row) => ({
       tenantId: row.tenant_id as TenantId,

@@ -28,6 +28,15 @@ describe('a template', () => {
     );
   });
 
+  it('leaves a place empty whose variable is named like what every object has', () => {
+    const names = ['constructor', 'toString', '__proto__', 'hasOwnProperty'];
+    const template = names.map((name) => `{{${name}}}`).join('|');
+    const variables = names.map((name) => variable({ name }));
+    expect(fillTemplate(template, valuesOf(variables, {}))).toBe('|||');
+    const given = JSON.parse('{"constructor":"a","toString":"b","__proto__":"c","hasOwnProperty":"d"}');
+    expect(fillTemplate(template, valuesOf(variables, given as Record<string, unknown>))).toBe('a|b|c|d');
+  });
+
   it('holds every value as it was given, in its order', () => {
     fc.assert(
       fc.property(fc.array(fc.string({ unit: 'grapheme' }), { minLength: 1, maxLength: 5 }), (texts) => {

@@ -76,8 +76,9 @@ export function valuesOf(
 /** Every place is filled once: a value that looks like a place stays as it is. BAD_INPUT when it grows past any model. */
 export function fillTemplate(template: string, values: PromptValues): string {
   let length = 0;
-  const filled = template.replace(PLACE, (_, name: string) => {
-    const value = String(values[name.trim()] ?? '');
+  const filled = template.replace(PLACE, (_, place: string) => {
+    const name = place.trim();
+    const value = Object.hasOwn(values, name) ? String(values[name]) : '';
     length += value.length;
     // Before the text is made: a place can be there a thousand times.
     return length > MAX_PROMPT_CHARS ? '' : value;

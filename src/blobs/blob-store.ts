@@ -1,5 +1,7 @@
 import { createHash } from 'node:crypto';
+import type { EntityManager } from 'typeorm';
 import type { TenantId } from '../common';
+import type { Statement } from '../database';
 
 /** The SHA-256 of a blob's bytes: 64 lower-case hexadecimal digits. */
 export type BlobHash = string & { readonly __blob: true };
@@ -22,8 +24,15 @@ export abstract class BlobStore {
   /** Null when this tenant has none of that hash. STORAGE_UNAVAILABLE. */
   abstract get(tenantId: TenantId, hash: BlobHash): Promise<Blob | null>;
 
-  /** Resolves when it is gone, or was not there. STORAGE_UNAVAILABLE when that is not certain. */
-  abstract delete(tenantId: TenantId, hash: BlobHash): Promise<void>;
+  /**
+   * Deletes it unless somebody `needs` it, while nobody can put the same. `needs` is asked in a transaction of the tenant.
+   * Resolves when it is gone, was not there, or is needed. STORAGE_UNAVAILABLE when that is not certain.
+   */
+  abstract deleteUnless(
+    tenantId: TenantId,
+    hash: BlobHash,
+    needs: (tx: EntityManager) => Promise<boolean>,
+  ): Promise<void>;
 
   protected abstract store(tenantId: TenantId, hash: BlobHash, blob: Blob): Promise<void>;
 }
@@ -32,4 +41,24 @@ export function isBlobHash(text: string): text is BlobHash {
   return /^[0-9a-f]{64}$/.test(text);
 }
 
-const hashOf = (bytes: Buffer): BlobHash => createHash('sha256').update(bytes).digest('hex') as BlobHash;
+const LOCK = `hashtextextended($1::text || ' ' || $2, 7300421)`;
+
+/** Until the transaction ends nobody deletes this blob; any number may put it. */
+export const whileKept = (tenantId: TenantId, hash: BlobHash): Statement<void> => ({
+  name: 'blob-lock-shared',
+  text: `select pg_advisory_xact_lock_shared(${LOCK})`,
+  values: [tenantId, hash],
+  map: () => undefined,
+});
+
+/** Until the transaction ends nobody else puts or deletes this blob. */
+export const whileDeleted = (tenantId: TenantId, hash: BlobHash): Statement<void> => ({
+  name: 'blob-lock',
+  text: `select pg_advisory_xact_lock(${LOCK})`,
+  values: [tenantId, hash],
+  map: () => undefined,
+});
+
+/** What a blob of these bytes is called. */
+export const hashOf = (bytes: Buffer): BlobHash =>
+  createHash('sha256').update(bytes).digest('hex') as BlobHash;

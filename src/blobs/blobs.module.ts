@@ -16,11 +16,12 @@ export class BlobsModule {}
 function storeOf({ env }: Config, database: Database): BlobStore {
   const { S3_BUCKET: bucket, S3_ACCESS_KEY_ID: accessKeyId, S3_SECRET_ACCESS_KEY: secretAccessKey } = env;
   if (!bucket) return new PostgresBlobStore(database);
-  return new S3BlobStore({
+  const settings = {
     bucket,
     region: env.S3_REGION,
     endpoint: env.S3_ENDPOINT,
     credentials: accessKeyId && secretAccessKey ? { accessKeyId, secretAccessKey } : undefined,
     forcePathStyle: env.S3_FORCE_PATH_STYLE === 'true',
-  });
+  };
+  return new S3BlobStore(settings, database);
 }

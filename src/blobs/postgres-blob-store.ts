@@ -1,6 +1,7 @@
+import type { EntityManager } from 'typeorm';
 import type { TenantId } from '../common';
 import { tenantScope, type Database, type Statement } from '../database';
-import { BlobStore, type Blob, type BlobHash } from './blob-store';
+import { BlobStore, whileDeleted, whileKept, type Blob, type BlobHash } from './blob-store';
 
 /** Beside everything else: one backup, one transaction log, nothing to set up. For more than some gigabytes there is S3. */
 export class PostgresBlobStore extends BlobStore {
@@ -12,12 +13,24 @@ export class PostgresBlobStore extends BlobStore {
     return this.database.one(tenantScope(tenantId), findBlob(tenantId, hash));
   }
 
-  delete(tenantId: TenantId, hash: BlobHash): Promise<void> {
-    return this.database.one(tenantScope(tenantId), deleteBlob(tenantId, hash));
+  deleteUnless(
+    tenantId: TenantId,
+    hash: BlobHash,
+    needs: (tx: EntityManager) => Promise<boolean>,
+  ): Promise<void> {
+    return this.database.transaction(tenantScope(tenantId), async (tx) => {
+      const { text, values } = whileDeleted(tenantId, hash);
+      await tx.query(text, [...values]);
+      if (await needs(tx)) return;
+      await tx.query('delete from blobs where tenant_id = $1 and sha256 = $2', [tenantId, hash]);
+    });
   }
 
-  protected store(tenantId: TenantId, hash: BlobHash, blob: Blob): Promise<void> {
-    return this.database.one(tenantScope(tenantId), storeBlob(tenantId, hash, blob));
+  protected async store(tenantId: TenantId, hash: BlobHash, blob: Blob): Promise<void> {
+    await this.database.run(tenantScope(tenantId), [
+      whileKept(tenantId, hash),
+      storeBlob(tenantId, hash, blob),
+    ]);
   }
 }
 
@@ -26,13 +39,6 @@ const findBlob = (tenantId: TenantId, hash: BlobHash): Statement<Blob | null> =>
   text: 'select content, mime_type from blobs where tenant_id = $1 and sha256 = $2',
   values: [tenantId, hash],
   map: ([row]) => (row ? { bytes: row.content as Buffer, mimeType: row.mime_type as string } : null),
-});
-
-const deleteBlob = (tenantId: TenantId, hash: BlobHash): Statement<void> => ({
-  name: 'blob-delete',
-  text: 'delete from blobs where tenant_id = $1 and sha256 = $2',
-  values: [tenantId, hash],
-  map: () => undefined,
 });
 
 const storeBlob = (tenantId: TenantId, hash: BlobHash, { bytes, mimeType }: Blob): Statement<void> => ({

@@ -1,6 +1,8 @@
 import type { S3Client } from '@aws-sdk/client-s3';
+import type { EntityManager } from 'typeorm';
 import { AppError, type TenantId } from '../common';
-import { BlobStore, type Blob, type BlobHash } from './blob-store';
+import { tenantScope, type Database } from '../database';
+import { BlobStore, whileDeleted, whileKept, type Blob, type BlobHash } from './blob-store';
 
 export interface S3Settings {
   readonly bucket: string;
@@ -19,7 +21,10 @@ const REQUEST_TIMEOUT_MS = 30_000;
 export class S3BlobStore extends BlobStore {
   private connected: Promise<{ sdk: typeof import('@aws-sdk/client-s3'); client: S3Client }> | undefined;
 
-  constructor(private readonly settings: S3Settings) {
+  constructor(
+    private readonly settings: S3Settings,
+    private readonly database: Database,
+  ) {
     super();
   }
 
@@ -37,36 +42,44 @@ export class S3BlobStore extends BlobStore {
     }
   }
 
-  async delete(tenantId: TenantId, hash: BlobHash): Promise<void> {
-    const { sdk, client } = await this.connect();
-    try {
-      await client.send(
-        new sdk.DeleteObjectCommand({ Bucket: this.settings.bucket, Key: keyOf(tenantId, hash) }),
-      );
-    } catch (error) {
-      throw unavailable(error);
-    }
+  deleteUnless(
+    tenantId: TenantId,
+    hash: BlobHash,
+    needs: (tx: EntityManager) => Promise<boolean>,
+  ): Promise<void> {
+    return this.locked(whileDeleted, tenantId, hash, async (tx) => {
+      if (await needs(tx)) return;
+      const { sdk, client } = await this.connect();
+      const Key = keyOf(tenantId, hash);
+      await client.send(new sdk.DeleteObjectCommand({ Bucket: this.settings.bucket, Key })).catch(tell);
+    });
   }
 
   async close(): Promise<void> {
     (await this.connected)?.client.destroy();
   }
 
-  protected async store(tenantId: TenantId, hash: BlobHash, { bytes, mimeType }: Blob): Promise<void> {
-    const { sdk, client } = await this.connect();
-    const Key = keyOf(tenantId, hash);
-    await client
-      .send(
-        new sdk.PutObjectCommand({
-          Bucket: this.settings.bucket,
-          Key,
-          Body: bytes,
-          ContentType: mimeType,
-        }),
-      )
-      .catch((error: unknown) => {
-        throw unavailable(error);
-      });
+  protected store(tenantId: TenantId, hash: BlobHash, { bytes, mimeType }: Blob): Promise<void> {
+    return this.locked(whileKept, tenantId, hash, async () => {
+      const { sdk, client } = await this.connect();
+      const { bucket: Bucket } = this.settings;
+      const object = { Bucket, Key: keyOf(tenantId, hash), Body: bytes, ContentType: mimeType };
+      await client.send(new sdk.PutObjectCommand(object)).catch(tell);
+    });
+  }
+
+  /** The bucket knows no locks; PostgreSQL does. */
+  private locked(
+    lock: typeof whileKept,
+    tenantId: TenantId,
+    hash: BlobHash,
+    work: (tx: EntityManager) => Promise<void>,
+  ): Promise<void> {
+    return this.database.transaction(tenantScope(tenantId), async (tx) => {
+      const { text, values } = lock(tenantId, hash);
+      await tx.query(text, [...values]);
+      await work(tx);
+    });
   }
 
   /** The SDK is large: it is loaded with the first blob, and never where PostgreSQL keeps them. */
@@ -96,3 +109,7 @@ const unavailable = (cause: unknown): AppError =>
     retryAfterSeconds: 1,
     cause,
   });
+
+const tell = (cause: unknown): never => {
+  throw unavailable(cause);
+};

@@ -20,10 +20,15 @@ for (const [base, prefix] of [
   PRIVATE.addSubnet(base, prefix, 'ipv4');
 }
 for (const [base, prefix] of [
-  ['::', 127],
+  // ::, ::1, and with an IPv4 address inside, whichever that is: compatible, translated, NAT64, 6to4.
+  ['::', 96],
+  ['::ffff:0:0:0', 96],
   ['64:ff9b::', 96],
+  ['64:ff9b:1::', 48],
+  ['2002::', 16],
   ['fc00::', 7],
   ['fe80::', 10],
+  ['fec0::', 10],
   ['ff00::', 8],
 ] as const) {
   PRIVATE.addSubnet(base, prefix, 'ipv6');

@@ -1,3 +1,4 @@
+import { isPrivateAddress } from './addresses';
 import { AppError } from './errors';
 import { FreshCache } from './fresh-cache';
 import { IdGenerator } from './id-generator';
@@ -100,4 +101,40 @@ describe('FreshCache', () => {
     now += 1_000;
     await expect(fresh.get('k', () => Promise.reject(new Error('bug')))).rejects.toThrow('bug');
   });
+});
+
+describe('private addresses', () => {
+  it.each([
+    '10.0.0.1',
+    '127.0.0.1',
+    '169.254.169.254',
+    '::ffff:127.0.0.1',
+    '::ffff:7f00:1',
+    '::',
+    '::1',
+    '::7f00:1',
+    '::a9fe:a9fe',
+    '::ffff:0:7f00:1',
+    '64:ff9b::7f00:1',
+    '64:ff9b:1::7f00:1',
+    '64:ff9b:1:7f00::1',
+    '2002:7f00:1::',
+    '2002:a9fe:a9fe::1',
+    'fc00::1',
+    'fe80::1',
+    'fec0::1',
+    'feff::1',
+    'ff02::1',
+  ])('%s is one', (address) => expect(isPrivateAddress(address)).toBe(true));
+
+  it.each([
+    '8.8.8.8',
+    '::ffff:8.8.8.8',
+    '::ffff:808:808',
+    '64:ff9a::1',
+    '64:ff9b:2::1',
+    '2001:4860:4860::8888',
+    '2003::1',
+    '2a00:1450:4001:81b::200e',
+  ])('%s is none', (address) => expect(isPrivateAddress(address)).toBe(false));
 });

@@ -25,6 +25,7 @@ import {
   type StartedGeneration,
 } from '../generations';
 import { SseStream, StreamLog } from '../realtime';
+import { tenantOf } from '../replies';
 import { list, success } from './envelope';
 import {
   generationFormat,
@@ -103,11 +104,12 @@ export class GenerationController {
   @Get('userCopywriting/record-list')
   @ApiOperation({ summary: 'History of generated texts and images' })
   async listRecords(
-    @Caller() { tenantId, userId }: Principal,
+    @Caller() principal: Principal,
     @Query() query: RecordListQuery,
     @Req() request: FastifyRequest,
   ) {
-    const { total, rows } = await this.records.list(tenantId, {
+    const { userId } = principal;
+    const { total, rows } = await this.records.list(tenantOf(principal), {
       ...pageOf(query, RECORDS),
       ...(query.templateId && { appId: query.templateId as GenerationAppId }),
       ...(query.isUser === 'true' && { userId }),

@@ -2,15 +2,14 @@ import { Controller, HttpCode, Post, Req, Res } from '@nestjs/common';
 import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiBody, ApiConsumes, ApiHeader, ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { AppError, badInput, type ModelServiceId, type Principal, type TenantId } from '../common';
+import { badInput, type ModelServiceId, type Principal, type TenantId } from '../common';
 import { Caller, readAudioForm, Scopes, validation, whilePresent } from '../common/http';
 import { AudioFetcher, audioFormatOf, Generations, wavSeconds } from '../generations';
 import { ModelServicesRepository, SERVICE_TYPE, type ResolvedService } from '../model-services';
+import { tenantOf } from '../replies';
 import { success } from './envelope';
 import { AudioOptions, SpokenAudio } from './requests';
 
-/** Each is in memory twice, as it came and as it goes out: up to 60 MiB. */
-const MAX_UPLOADS_AT_ONCE = 32;
 const MAX_BYTES = 26_214_400;
 const MAX_SECONDS = 14_400;
 /** 25 MiB as base64, broken into lines, and the fields around it. */
@@ -34,7 +33,6 @@ interface Recording {
 @Controller(['api/copywriting/message', 'copywriting/message'])
 export class SpeechController {
   private readonly checks = validation('ignored');
-  private uploads = 0;
 
   constructor(
     private readonly services: ModelServicesRepository,
@@ -55,20 +53,15 @@ export class SpeechController {
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ) {
-    if (this.uploads >= MAX_UPLOADS_AT_ONCE) throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
-    this.uploads += 1;
-    try {
-      return await whilePresent(reply, async (signal) => {
-        const { field, bytes, modelServiceId } = await this.recording(request, signal);
-        const audio = audioOf(field, bytes);
-        const service = await this.service(principal.tenantId, modelServiceId);
-        const asked = { service, audio, responseFormat: 'json', options: {}, signal } as const;
-        const { text } = await this.generations.transcribe(principal, asked);
-        return success(text);
-      });
-    } finally {
-      this.uploads -= 1;
-    }
+    const tenantId = tenantOf(principal);
+    return whilePresent(reply, async (signal) => {
+      const { field, bytes, modelServiceId } = await this.recording(request, signal);
+      const audio = audioOf(field, bytes);
+      const service = await this.service(tenantId, modelServiceId);
+      const asked = { service, audio, responseFormat: 'json', options: {}, signal } as const;
+      const { text } = await this.generations.transcribe(principal, asked);
+      return success(text);
+    });
   }
 
   private async recording(request: FastifyRequest, signal: AbortSignal): Promise<Recording> {

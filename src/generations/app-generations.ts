@@ -11,7 +11,6 @@ import {
   type GenerationDraft,
   type GenerationType,
   type Idempotency,
-  type PromptValues,
 } from '../assistants';
 import {
   AppError,
@@ -29,7 +28,8 @@ import {
   SERVICE_TYPE,
   type ResolvedService,
 } from '../model-services';
-import { creditsOf, estimateOf, overQuota, Quotas, reserveUsage, type Estimate, type Quota } from '../usage';
+import { estimateOf, overQuota, Quotas, reserveUsage, type Estimate, type Quota } from '../usage';
+import { ImageCosts } from './image-costs';
 import { ImageJobs } from './image-jobs';
 import { streamOf, TextGenerations } from './text-generations';
 
@@ -68,6 +68,7 @@ export class AppGenerations {
     private readonly quotas: Quotas,
     private readonly texts: TextGenerations,
     private readonly images: ImageJobs,
+    private readonly costs: ImageCosts,
   ) {}
 
   /**
@@ -77,6 +78,13 @@ export class AppGenerations {
    */
   async start({ principal, ...request }: StartGeneration): Promise<StartedGeneration> {
     const { tenantId, userId, keyId, keyName } = principal;
+    const idempotency =
+      request.idempotencyKey === null
+        ? null
+        : { key: request.idempotencyKey, requestHash: hashOf(userId, request) };
+    // First of all: whatever has become of the app since, a repetition gets what the first one got.
+    const first = idempotency && (await this.records.findByKey(tenantId, idempotency));
+    if (first) return { ...first, isNew: false };
     const app = await this.apps.find(tenantId, request.appId);
     if (!app) throw new AppError('NOT_FOUND');
     const params = valuesOf(app.variables, request.params);
@@ -96,13 +104,6 @@ export class AppGenerations {
       prompt,
       parameters: app.parameters,
     };
-    const idempotency =
-      request.idempotencyKey === null
-        ? null
-        : {
-            key: request.idempotencyKey,
-            requestHash: hashOf(userId, app.id, request.modelServiceId, params),
-          };
     const { id, isNew } = await this.store(principal, draft, service, idempotency);
     if (isNew && app.type === GENERATION_TYPE.text) this.texts.begin(draft, service);
     if (isNew && app.type === GENERATION_TYPE.image) this.images.hint();
@@ -122,9 +123,10 @@ export class AppGenerations {
     return this.database.transaction(tenantScope(draft.tenantId), async (tx) => {
       const created = await this.records.create(tx, draft, idempotency);
       if (!created.isNew) return created;
-      if (quota) await this.reserve(tx, quota, draft, service);
       if (isText) await this.records.claim(tx, draft, this.nodes.incarnation);
       else await this.images.enqueue(tx, { tenantId: draft.tenantId, recordId: draft.id });
+      // Last: everybody of the tenant waits for its counts until this is committed.
+      if (quota) await this.reserve(tx, quota, draft, service);
       return created;
     });
   }
@@ -138,11 +140,18 @@ export class AppGenerations {
   ): Promise<void> {
     const { text, values } = reserveUsage(quota, {
       id: streamOf(draft.id),
-      ...costOf(draft, service),
+      ...this.costOf(draft, service),
     });
     await tx.query(text, [...values]).catch((error: unknown) => {
       throw overQuota(error) ?? error;
     });
+  }
+
+  private costOf({ type, prompt, parameters }: GenerationDraft, service: ResolvedService): Estimate {
+    const options = { ...service.parameters, ...parameters };
+    return type === GENERATION_TYPE.text
+      ? estimateOf(estimateTokens(prompt), options, service)
+      : this.costs.estimate(service, prompt, options);
   }
 
   private async serviceFor(
@@ -161,20 +170,12 @@ export class AppGenerations {
   }
 }
 
-/** Nobody can tell what images cost but the provider, afterwards. */
-function costOf({ type, prompt, parameters }: GenerationDraft, service: ResolvedService): Estimate {
-  const promptTokens = estimateTokens(prompt);
-  if (type === GENERATION_TYPE.text)
-    return estimateOf(promptTokens, { ...service.parameters, ...parameters }, service);
-  return { tokens: promptTokens, credits: creditsOf({ promptTokens, completionTokens: 0 }, service) };
-}
-
+/** Of what was sent, not of what the app made of it: that may be another app by then. */
 function hashOf(
   userId: string,
-  appId: GenerationAppId,
-  modelServiceId: ModelServiceId | null,
-  params: PromptValues,
+  { appId, modelServiceId, params }: Pick<StartGeneration, 'appId' | 'modelServiceId' | 'params'>,
 ): string {
-  const same = [userId, appId, modelServiceId, Object.entries(params)];
+  const sorted = Object.entries(params).sort(([a], [b]) => (a < b ? -1 : 1));
+  const same = [userId, appId, modelServiceId, sorted];
   return createHash('sha256').update(JSON.stringify(same)).digest('hex');
 }

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Injectable, Logger } from '@nestjs/common';
 import {
+  dropImagesBut,
   endGeneration,
   GenerationRecordsRepository,
   type GenerationDraft,
@@ -49,6 +50,8 @@ export type Ended = Pick<
 >;
 type Prices = Pick<ResolvedService, 'model' | 'inputPrice' | 'outputPrice'>;
 
+/** A model that gave nothing has nothing to be paid for. */
+const NOTHING: TextUsage = { promptTokens: 0, completionTokens: 0, totalTokens: 0 };
 /** A service that is gone has no price any more. */
 const FREE = { inputPrice: 0, outputPrice: 0 };
 /** Another process ends it unheard. */
@@ -77,13 +80,15 @@ export class GenerationEndings {
       images = [],
       error = null,
     } = ending;
-    const counts = usage ?? estimate(record.prompt, result);
+    const counts =
+      usage ?? (status === 'failed' && result === '' ? NOTHING : estimate(record.prompt, result));
     const { tenantId, id, keyId, userId, modelServiceId } = record;
     const credits = creditsOf(counts, service ?? FREE);
     const messageId = id as string as MessageId;
     const end: GenerationResult = { status, result, images, error, ...counts, credits };
     const statements = [
       endGeneration(tenantId, id, end),
+      dropImagesBut(tenantId, id, images),
       recordUsage({
         tenantId,
         messageId,

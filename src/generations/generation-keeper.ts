@@ -7,6 +7,7 @@ import {
 import { GenerationRecordsRepository, type OrphanedGeneration } from '../assistants';
 import { Periodic } from '../common';
 import { NODE_LEASE_MS, NodeRegistry } from '../database';
+import { ModelServicesRepository } from '../model-services';
 import { GenerationEndings } from './generation-endings';
 import { TextGenerations } from './text-generations';
 
@@ -23,6 +24,7 @@ export class GenerationKeeper implements OnApplicationBootstrap, BeforeApplicati
     private readonly nodes: NodeRegistry,
     private readonly records: GenerationRecordsRepository,
     private readonly texts: TextGenerations,
+    private readonly services: ModelServicesRepository,
     private readonly endings: GenerationEndings,
   ) {}
 
@@ -40,8 +42,12 @@ export class GenerationKeeper implements OnApplicationBootstrap, BeforeApplicati
 
   async sweep(): Promise<void> {
     if (!this.nodes.mayJudge) return;
-    for (const orphan of await this.records.orphaned(NODE_LEASE_MS, ORPHANS_A_SWEEP)) {
-      if (!this.texts.isRunning(orphan.recordId)) await this.interrupt(orphan);
+    const own = { incarnation: this.nodes.incarnation, running: this.texts.running() };
+    for (const orphan of await this.records.orphaned(own, NODE_LEASE_MS, ORPHANS_A_SWEEP)) {
+      if (this.texts.isRunning(orphan.recordId)) continue;
+      await this.interrupt(orphan).catch(({ message }: Error) =>
+        this.logger.warn(`generation ${orphan.recordId} not ended, will be tried again: ${message}`),
+      );
     }
   }
 
@@ -49,7 +55,8 @@ export class GenerationKeeper implements OnApplicationBootstrap, BeforeApplicati
   async interrupt({ tenantId, recordId }: OrphanedGeneration): Promise<void> {
     const record = await this.records.find(tenantId, recordId);
     if (record?.status !== 'running') return;
-    await this.endings.store(record, null, {
+    const service = await this.services.resolve(tenantId, record.modelServiceId);
+    await this.endings.store(record, service, {
       status: 'interrupted',
       usage: null,
       attempts: 1,

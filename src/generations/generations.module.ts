@@ -5,9 +5,11 @@ import { AudioFetcher } from './audio-fetcher';
 import { GenerationEndings } from './generation-endings';
 import { GenerationKeeper } from './generation-keeper';
 import { Generations } from './generations';
+import { ImageCosts } from './image-costs';
 import { ImageFetcher } from './image-fetcher';
 import { ImageGenerations } from './image-generations';
 import { ImageJobs } from './image-jobs';
+import { ImageRelease } from './image-release';
 import { TextGenerations } from './text-generations';
 
 /**
@@ -20,12 +22,14 @@ import { TextGenerations } from './text-generations';
     Generations,
     { provide: AudioFetcher, useFactory: () => new AudioFetcher() },
     { provide: ImageFetcher, useFactory: () => new ImageFetcher() },
+    ImageCosts,
     AppGenerations,
     GenerationEndings,
     GenerationKeeper,
     TextGenerations,
     ImageGenerations,
     ImageJobs,
+    ImageRelease,
   ],
   exports: [Generations, AudioFetcher, ImageFetcher, AppGenerations, GenerationEndings, TextGenerations],
 })

@@ -17,7 +17,15 @@ import {
   type TranscriptionRequest,
   type TranscriptionResult,
 } from '../model-services';
-import { creditsOf, Metering, type LedgerEntry, type MeteredRequest, type Wire } from '../usage';
+import {
+  creditsOf,
+  Metering,
+  type Estimate,
+  type LedgerEntry,
+  type MeteredRequest,
+  type Wire,
+} from '../usage';
+import { ImageCosts } from './image-costs';
 
 type Asked<R> = Omit<R, 'service'> & { readonly service: ResolvedService };
 type Counted<R> = R & { readonly counts: TextUsage };
@@ -38,10 +46,14 @@ interface Work<R> {
   readonly signal: AbortSignal;
   readonly ask: (signal: AbortSignal) => Promise<R>;
   /** Of the request, and of its result when there is one. */
+  /** What it may come to; without it: its prompt. */
+  readonly reserve?: Estimate;
   readonly estimate: (result?: R) => { promptTokens: number; completionTokens: number };
 }
 
 const DRAIN_LAST_WAIT_MS = 5_000;
+/** A model that gave nothing has nothing to be paid for. */
+const NOTHING: TextUsage = { promptTokens: 0, completionTokens: 0, totalTokens: 0 };
 
 /**
  * What a model makes in one piece. Each request leaves exactly one ledger row, however it ends. All three throw BAD_INPUT
@@ -59,6 +71,7 @@ export class Generations implements OnModuleDestroy {
     private readonly ids: IdGenerator,
     private readonly driver: MediaDriver,
     private readonly metering: Metering,
+    private readonly costs: ImageCosts,
   ) {}
 
   embed(principal: Principal, request: Asked<EmbeddingsRequest>): Promise<Counted<EmbeddingsResult>> {
@@ -81,14 +94,19 @@ export class Generations implements OnModuleDestroy {
   }
 
   drawImages(principal: Principal, request: Asked<ImagesRequest>): Promise<Counted<ImagesResult>> {
-    const { prompt, service, signal } = request;
+    const { prompt, options, service, signal } = request;
     return this.run(principal, {
       kind: 'an image model service',
       wire: 'image',
       type: SERVICE_TYPE.image,
       service,
       signal,
-      ask: (both) => this.driver.images({ ...request, signal: both }),
+      ask: async (both) => {
+        const made = await this.driver.images({ ...request, signal: both });
+        this.costs.learn(service, made.usage, made.json.data.length);
+        return made;
+      },
+      reserve: this.costs.estimate(service, prompt, options),
       estimate: () => ({ promptTokens: estimateTokens(prompt), completionTokens: 0 }),
     });
   }
@@ -141,7 +159,7 @@ export class Generations implements OnModuleDestroy {
     const { service, wire } = work;
     const id = this.ids.next<MessageId>();
     const { promptTokens } = work.estimate();
-    const estimate = {
+    const estimate = work.reserve ?? {
       tokens: promptTokens,
       credits: creditsOf({ promptTokens, completionTokens: 0 }, service),
     };
@@ -174,7 +192,7 @@ export class Generations implements OnModuleDestroy {
     } finally {
       const { usage, ...rest } = ending;
       await this.metering.end(metered, {
-        ...countsOf(usage, work.estimate(result)),
+        ...(ending.outcome === 'failed' ? NOTHING : countsOf(usage, work.estimate(result))),
         ...rest,
         estimated: !usage,
         firstPieceMs: null,

@@ -1,6 +1,6 @@
 import { Injectable, Logger } from '@nestjs/common';
 import { GenerationRecordsRepository, type GenerationRecord, type StoredImage } from '../assistants';
-import { BlobStore } from '../blobs';
+import { BlobStore, hashOf } from '../blobs';
 import { AppError, untilStored } from '../common';
 import {
   MediaDriver,
@@ -13,6 +13,7 @@ import {
 import { failureOf, GenerationEndings } from './generation-endings';
 import type { ImageJob } from './image-jobs';
 import { imageFileOf } from './image-file';
+import { ImageCosts } from './image-costs';
 import { ImageFetcher } from './image-fetcher';
 
 const MAX_IMAGES = 10;
@@ -32,6 +33,7 @@ export class ImageGenerations {
     private readonly fetcher: ImageFetcher,
     private readonly blobs: BlobStore,
     private readonly endings: GenerationEndings,
+    private readonly costs: ImageCosts,
   ) {}
 
   /**
@@ -50,6 +52,7 @@ export class ImageGenerations {
       if (!service)
         throw new AppError('PROVIDER_FAILED', { message: 'Its model service is not there any more.' });
       made = await this.ask(record, service, signal);
+      this.costs.learn(service, made.usage, made.json.data.length);
       images = await this.keep(record, made.json.data.slice(0, MAX_IMAGES), signal);
     } catch (error) {
       if (signal.aborted) throw signal.reason;
@@ -73,7 +76,12 @@ export class ImageGenerations {
     signal: AbortSignal,
   ): Promise<ImagesResult> {
     // The bytes at once, where a provider can: its addresses are another request each.
-    const options = { response_format: 'b64_json', ...service.parameters, ...parameters };
+    const options: Record<string, unknown> = {
+      response_format: 'b64_json',
+      ...service.parameters,
+      ...parameters,
+    };
+    if (Number(options.n) > MAX_IMAGES) options.n = MAX_IMAGES;
     return this.driver.images({ service, prompt, options, signal });
   }
 
@@ -92,13 +100,25 @@ export class ImageGenerations {
           'The model provider made something that is no PNG, JPEG, WebP or GIF of at most 20 MiB.';
         throw new AppError('PROVIDER_FAILED', { message });
       }
-      const sha256 = await untilStored(() => this.blobs.put(tenantId, { bytes, mimeType: file.mimeType }), {
+      const sha256 = await untilStored(() => this.put({ id, tenantId }, bytes, file.mimeType), {
         ms: GIVE_UP_KEEPING_MS,
         waits: () => this.logger.warn(`the image store is away; an image of generation ${id} waits`),
       });
+      // Erased meanwhile: nobody will ask for it.
+      if (sha256 === null) return [];
       kept.push({ sha256, ...file });
     }
     return kept;
+  }
+
+  /** That the record shows it stands first: so nothing that is kept is without a record to go with. */
+  private async put(
+    { id, tenantId }: Pick<GenerationRecord, 'id' | 'tenantId'>,
+    bytes: Buffer,
+    mimeType: string,
+  ): Promise<string | null> {
+    if (!(await this.records.claimImage(tenantId, id, hashOf(bytes)))) return null;
+    return this.blobs.put(tenantId, { bytes, mimeType });
   }
 
   private bytesOf(image: MadeImage, signal: AbortSignal): Promise<Buffer> | Buffer {

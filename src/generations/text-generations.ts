@@ -1,6 +1,14 @@
 import { Injectable, Logger, type OnModuleDestroy } from '@nestjs/common';
 import type { GenerationDraft, GenerationEnd } from '../assistants';
-import { AppError, ERRORS, wellFormed, within, type GenerationRecordId, type MessageId } from '../common';
+import {
+  AppError,
+  ERRORS,
+  wellFormed,
+  within,
+  type GenerationRecordId,
+  type MessageId,
+  type TenantId,
+} from '../common';
 import { Config } from '../config';
 import { ProviderError, TextDrivers, type ResolvedService, type TextResult } from '../model-services';
 import { StreamLog, type StreamEnd } from '../realtime';
@@ -20,9 +28,9 @@ class TooLong extends Error {}
 @Injectable()
 export class TextGenerations implements OnModuleDestroy {
   private readonly logger = new Logger(TextGenerations.name);
-  private readonly running = new Map<
+  private readonly entries = new Map<
     GenerationRecordId,
-    { controller: AbortController; done: Promise<void> }
+    { draft: GenerationDraft; controller: AbortController; done: Promise<void> }
   >();
   private draining = false;
 
@@ -36,7 +44,7 @@ export class TextGenerations implements OnModuleDestroy {
   /** SHUTTING_DOWN, OVERLOADED: to be asked before anything is stored. */
   admit(): void {
     if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
-    if (this.running.size >= this.config.env.MAX_CONCURRENT_REPLIES)
+    if (this.entries.size >= this.config.env.MAX_CONCURRENT_REPLIES)
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
   }
 
@@ -44,29 +52,39 @@ export class TextGenerations implements OnModuleDestroy {
   begin(draft: GenerationDraft, service: ResolvedService): void {
     const controller = new AbortController();
     this.streams.open(draft.tenantId, streamOf(draft.id));
-    const done = this.write(draft, service, controller).finally(() => this.running.delete(draft.id));
-    this.running.set(draft.id, { controller, done });
+    const done = this.write(draft, service, controller).finally(() => this.entries.delete(draft.id));
+    this.entries.set(draft.id, { draft, controller, done });
     if (this.draining) controller.abort(new Aborted('interrupted'));
   }
 
   /** Ends it as `stopped`, if it is being written here. */
   stop(id: GenerationRecordId): void {
-    this.running.get(id)?.controller.abort(new Aborted('stopped'));
+    this.entries.get(id)?.controller.abort(new Aborted('stopped'));
+  }
+
+  /** Whatever is being written here for a user. */
+  stopOf(tenantId: TenantId, userId: string): void {
+    for (const { draft, controller } of this.entries.values())
+      if (draft.tenantId === tenantId && draft.userId === userId) controller.abort(new Aborted('stopped'));
   }
 
   isRunning(id: GenerationRecordId): boolean {
-    return this.running.has(id);
+    return this.entries.has(id);
+  }
+
+  running(): GenerationRecordId[] {
+    return [...this.entries.keys()];
   }
 
   async onModuleDestroy(): Promise<void> {
     this.draining = true;
     await within(this.config.env.DRAIN_TIMEOUT_MS, this.allDone());
-    for (const { controller } of this.running.values()) controller.abort(new Aborted('interrupted'));
+    for (const { controller } of this.entries.values()) controller.abort(new Aborted('interrupted'));
     await within(DRAIN_LAST_WAIT_MS, this.allDone());
   }
 
   private allDone(): Promise<unknown> {
-    return Promise.all([...this.running.values()].map(({ done }) => done));
+    return Promise.all([...this.entries.values()].map(({ done }) => done));
   }
 
   /** Never rejects: every failure is an ending. */

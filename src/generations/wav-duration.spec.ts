@@ -19,6 +19,18 @@ describe('wavSeconds', () => {
     expect(wavSeconds(streamed)).toBeCloseTo(1);
   });
 
+  it('gives up on a file of millions of empty chunks', () => {
+    const plain = wav(1);
+    const empty = (count: number) =>
+      Buffer.concat([
+        plain.subarray(0, 36),
+        Buffer.alloc(count * 8, 'JUNK\0\0\0\0', 'latin1'),
+        plain.subarray(36),
+      ]);
+    expect(wavSeconds(empty(900))).toBeCloseTo(1);
+    expect(wavSeconds(empty(3_200_000))).toBeNull();
+  });
+
   it.each([
     ['nothing', Buffer.alloc(0)],
     ['a head alone', wav(1).subarray(0, 20)],

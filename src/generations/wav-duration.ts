@@ -1,11 +1,14 @@
 const CHUNK_HEAD_BYTES = 8;
 const BYTE_RATE_AT = 8;
 const FORMAT_BYTES = 16;
+/** Recorders write a handful; millions of empty ones fit a file. */
+const MAX_CHUNKS = 1_000;
 
 /** Seconds of a WAV, from its header; null when that does not say. A length beyond the file's end counts as up to there. */
 export function wavSeconds(bytes: Buffer): number | null {
   let byteRate = 0;
-  for (let at = 12; at + CHUNK_HEAD_BYTES <= bytes.length;) {
+  let at = 12;
+  for (let chunks = 0; chunks < MAX_CHUNKS && at + CHUNK_HEAD_BYTES <= bytes.length; chunks += 1) {
     const name = bytes.toString('latin1', at, at + 4);
     const length = bytes.readUInt32LE(at + 4);
     const from = at + CHUNK_HEAD_BYTES;

@@ -3,12 +3,14 @@ import { LessThan, MoreThan, Not, type EntityManager } from 'typeorm';
 import {
   AppError,
   cursorPage,
+  type ApiKeyId,
   type AssistantId,
   type ConversationId,
   type CursorPage,
   type CursorQuery,
   type DialogueId,
   type MessageId,
+  type ModelServiceId,
   type TenantId,
 } from '../common';
 import type { Row } from '../database';
@@ -29,6 +31,16 @@ export interface ErasedDialogues {
   readonly replyIds: readonly MessageId[];
   /** One-to-one conversations with an assistant in which the same was said. */
   readonly conversationIds: readonly ConversationId[];
+  /** Replies that were still being written. */
+  readonly underWay: readonly ReplyUnderWay[];
+}
+
+export interface ReplyUnderWay {
+  readonly id: MessageId;
+  readonly keyId: ApiKeyId | null;
+  readonly assistantId: AssistantId | null;
+  readonly modelServiceId: ModelServiceId;
+  readonly wire: string;
 }
 
 /** Dialogues as a tenant's operator has them: read by cursor, and erased. */
@@ -121,6 +133,13 @@ export class DialogueArchive {
        where l.tenant_id = $1 and c.tenant_id = $1 and l.dialogue_id = any($2::bigint[])`,
       values,
     );
+    const underWay = await tx.query<Row[]>(
+      `select p.message_id, p.key_id, p.wire, d.assistant_id, coalesce(m.model_service_id, d.model_service_id) as model_service_id
+       from replies_in_progress p join dialogues d on d.id = p.dialogue_id and d.tenant_id = $1
+       join dialogue_messages m on m.id = p.message_id and m.tenant_id = $1
+       where p.tenant_id = $1 and p.dialogue_id = any($2::bigint[])`,
+      values,
+    );
     for (const table of ['reply_checkpoints', 'idempotency_keys'])
       await tx.query(`delete from ${table} where tenant_id = $1 and message_id in (${messages})`, values);
     for (const table of ['replies_in_progress', 'conversation_dialogues'])
@@ -130,7 +149,18 @@ export class DialogueArchive {
       `with gone as (delete from dialogues where tenant_id = $1 and id = any($2::bigint[]) returning id) select id from gone`,
       values,
     );
-    return { dialogues: erased.length, replyIds, conversationIds };
+    return {
+      dialogues: erased.length,
+      replyIds,
+      conversationIds,
+      underWay: underWay.map((row) => ({
+        id: row.message_id as MessageId,
+        keyId: row.key_id as ApiKeyId | null,
+        assistantId: row.assistant_id as AssistantId | null,
+        modelServiceId: row.model_service_id as ModelServiceId,
+        wire: row.wire as string,
+      })),
+    };
   }
 }
 

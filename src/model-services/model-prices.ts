@@ -33,7 +33,20 @@ export async function setPrice(
   return toPrice(row!);
 }
 
-/** Newest first. */
+/** Null when there is none of that date, or it has come. */
+export async function deletePrice(
+  tx: EntityManager,
+  id: ModelServiceId,
+  effectiveFrom: Date,
+): Promise<ModelPrice | null> {
+  const [rows] = await tx.query<[Row[], number]>(
+    'delete from model_prices where model_service_id = $1 and effective_from = $2 and effective_from > now() returning *',
+    [id, effectiveFrom],
+  );
+  return rows[0] ? toPrice(rows[0]) : null;
+}
+
+/** Newest first, the newest thousand. */
 export async function listPrices(tx: EntityManager, id: ModelServiceId): Promise<ModelPrice[]> {
   const rows = await tx.query<Row[]>(
     'select * from model_prices where model_service_id = $1 order by effective_from desc limit 1000',

@@ -16,7 +16,7 @@ import {
 import { Database, tenantScope, type Row, type Statement } from '../database';
 import type { ProviderEndpoint } from './drivers/text-driver';
 import type { ProviderCredential } from './model-providers.repository';
-import { listPrices, priced, PRICE_NOW, setPrice, type ModelPrice } from './model-prices';
+import { deletePrice, listPrices, priced, PRICE_NOW, setPrice, type ModelPrice } from './model-prices';
 import { ModelServiceEntity } from './model-service.entity';
 import { SecretBox } from './secret-box';
 
@@ -193,6 +193,19 @@ export class ModelServicesRepository {
     if (price.effectiveFrom.getTime() <= Date.now())
       throw badInput('effectiveFrom', 'is not in the future: what was used until now has its price');
     return setPrice(tx, tenantId, id, price);
+  }
+
+  /** One whose date has not come; else NOT_FOUND. */
+  async removePrice(
+    tx: EntityManager,
+    tenantId: TenantId | null,
+    id: ModelServiceId,
+    effectiveFrom: Date,
+  ): Promise<ModelPrice> {
+    await this.get(tx, tenantId, id);
+    const price = await deletePrice(tx, id, effectiveFrom);
+    if (!price) throw new AppError('NOT_FOUND');
+    return price;
   }
 
   private toResolved(row: Row): ResolvedService {

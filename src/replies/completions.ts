@@ -38,6 +38,8 @@ export interface Completion {
 }
 
 const DRAIN_LAST_WAIT_MS = 5_000;
+/** A model that gave nothing has nothing to be paid for. */
+const NOTHING: TextUsage = { promptTokens: 0, completionTokens: 0, totalTokens: 0 };
 
 /** A client that waits for the rest of it is told that it was cut off by a restart. */
 class Interrupted extends Error {}
@@ -118,12 +120,14 @@ export class Completions implements OnModuleDestroy {
     } catch (error) {
       failure = signal.aborted ? signal.reason : error;
     }
-    const usage = result?.usage ?? usageOf(promptTokens, counted.written);
+    const outcome = result ? 'finished' : outcomeOf(failure, request.signal);
+    const gaveNothing = outcome === 'failed' && counted.written === '';
+    const usage = result?.usage ?? (gaveNothing ? NOTHING : usageOf(promptTokens, counted.written));
     await this.metering.end(metered, {
       ...usage,
       estimated: !result?.usage,
       attempts: result?.attempts ?? (failure instanceof ProviderError ? failure.details.attempts : 1),
-      outcome: result ? 'finished' : outcomeOf(failure, request.signal),
+      outcome,
       firstPieceMs: counted.firstAt === undefined ? null : counted.firstAt - startedAt,
       latencyMs: Date.now() - startedAt,
     });

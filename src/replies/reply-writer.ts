@@ -114,7 +114,8 @@ export class ReplyWriter {
     const { tenantId, dialogueId, keyId, keyName, userId, assistantId, service, wire, reserved } =
       reply.settings;
     const told = ending.result?.usage;
-    const { promptTokens, completionTokens, totalTokens } = told ?? estimate(reply);
+    const { promptTokens, completionTokens, totalTokens } =
+      told ?? (ending.status === 'failed' ? estimateGiven(reply) : estimate(reply));
     const estimated = !told;
     const credits = creditsOf({ promptTokens, completionTokens }, service);
     const counts = { promptTokens, completionTokens, totalTokens, credits };
@@ -170,6 +171,12 @@ class ReplyTooLong extends Error {}
 
 function failed(code: ErrorCode, message: string, attempts: number): Ending {
   return { status: 'failed', attempts, error: { code: ERRORS[code].status, message } };
+}
+
+/** A model that gave nothing has nothing to be paid for. */
+function estimateGiven(reply: LiveReply): TextUsage {
+  const nothing = reply.text === '' && reply.reasoning === '';
+  return nothing ? { promptTokens: 0, completionTokens: 0, totalTokens: 0 } : estimate(reply);
 }
 
 function estimate(reply: LiveReply): TextUsage {

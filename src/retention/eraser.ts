@@ -1,10 +1,9 @@
 import { Injectable } from '@nestjs/common';
 import type { EntityManager } from 'typeorm';
 import { GenerationRecordsRepository } from '../assistants';
-import { BlobStore, type BlobHash } from '../blobs';
-import { AppError, type DialogueId, type TenantId } from '../common';
+import { AppError, type DialogueId, type MessageId, type TenantId } from '../common';
 import { ConversationErasure, DialogueArchive, type ErasedDialogues } from '../messages';
-import { anonymiseReplies, anonymiseUser } from '../usage';
+import { anonymiseReplies, anonymiseUser, recordErased, type Wire } from '../usage';
 
 /** How much went; for the audit log, which is not to hold what went. */
 export interface Erased {
@@ -26,7 +25,6 @@ export class Eraser {
     private readonly dialogues: DialogueArchive,
     private readonly conversations: ConversationErasure,
     private readonly generations: GenerationRecordsRepository,
-    private readonly blobs: BlobStore,
   ) {}
 
   /** NOT_FOUND when this tenant has no such dialogue. */
@@ -64,8 +62,8 @@ export class Eraser {
   }
 
   /**
-   * At most `limit` records of generation apps, with the images that no other record shows; how many records. The
-   * images go first and for good: should the transaction fail, the records are still there to begin again with.
+   * At most `limit` records of generation apps; how many. Their images are let go of, and go a moment later if no other
+   * record shows them. What is still being made has its ledger row, and will find no record to end.
    */
   async eraseGenerations(
     tx: EntityManager,
@@ -73,19 +71,28 @@ export class Eraser {
     which: { readonly userId: string } | { readonly before: Date },
     limit: number,
   ): Promise<number> {
-    const ids = await this.generations.erasable(tx, tenantId, which, limit);
-    if (ids.length === 0) return 0;
-    for (const hash of await this.generations.imagesOf(tx, tenantId, ids))
-      await this.blobs.delete(tenantId, hash as BlobHash);
-    await this.generations.erase(tx, tenantId, ids);
-    return ids.length;
+    const found = await this.generations.erasable(tx, tenantId, which, limit);
+    for (const { id, running, keyId, modelServiceId } of found) {
+      const underWay = { keyId, assistantId: null, modelServiceId, wire: 'generation' } as const;
+      if (running) await recordErased(tx, tenantId, { id: id as string as MessageId, ...underWay });
+    }
+    if (found.length > 0)
+      await this.generations.erase(
+        tx,
+        tenantId,
+        found.map(({ id }) => id),
+      );
+    return found.length;
   }
 
   private async follow(
     tx: EntityManager,
     tenantId: TenantId,
-    { replyIds, conversationIds }: ErasedDialogues,
+    { replyIds, conversationIds, underWay }: ErasedDialogues,
   ): Promise<Pick<Erased, 'messages' | 'ledgerRows'>> {
+    // Told to stop before, and not ended in time.
+    for (const { wire, ...reply } of underWay)
+      await recordErased(tx, tenantId, { ...reply, wire: wire as Wire });
     let messages = 0;
     for (const conversationId of conversationIds)
       messages += await this.conversations.silence(tx, tenantId, { conversationId, sender: null });

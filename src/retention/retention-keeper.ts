@@ -8,7 +8,7 @@ import type { EntityManager } from 'typeorm';
 import { Periodic, type ConversationId, type TenantId } from '../common';
 import { Database, platformScope, tenantScope, type Row, type Statement } from '../database';
 import { ConversationErasure, DialogueArchive, MessagePartitions } from '../messages';
-import { anonymiseOld, anonymiseReplies } from '../usage';
+import { anonymiseOld, anonymiseReplies, LEDGER_START, type LedgerPlace } from '../usage';
 import { Eraser } from './eraser';
 
 const EVERY_MS = 600_000;
@@ -31,7 +31,7 @@ export class RetentionKeeper implements OnApplicationBootstrap, BeforeApplicatio
   private work: Periodic | undefined;
   private stopping = false;
   /** What is older need not be looked at again: no row becomes older than it was written. */
-  private readonly anonymisedUntil = new Map<TenantId, Date>();
+  private readonly anonymised = new Map<TenantId, LedgerPlace>();
   private lookedForEmpty = -Infinity;
 
   constructor(
@@ -65,18 +65,28 @@ export class RetentionKeeper implements OnApplicationBootstrap, BeforeApplicatio
       if (days === null) continue;
       const before = new Date(now - days * DAY_MS);
       for (const batch of this.batches(tenantId, before)) {
-        let more = true;
-        while (more) {
-          if (this.stopping) return;
-          const done = await this.locked(tenantId, batch);
-          if (done === 'busy') return;
-          more = done;
-        }
+        if ((await this.carryOut(tenantId, batch)) === 'leave') return;
       }
     }
     if (now - this.lookedForEmpty < LOOK_FOR_EMPTY_MS) return;
     this.lookedForEmpty = now;
     this.tell(await this.partitions.dropEmpty(new Date(now - Math.min(...limits) * DAY_MS)));
+  }
+
+  /** One tenant's trouble is not the others'. */
+  private async carryOut(tenantId: TenantId, batch: Batch): Promise<'done' | 'leave'> {
+    try {
+      for (let more = true; more;) {
+        if (this.stopping) return 'leave';
+        const done = await this.locked(tenantId, batch);
+        if (done === 'busy') return 'leave';
+        more = done;
+      }
+    } catch (error) {
+      const { message } = error as Error;
+      this.logger.warn(`retention of tenant ${tenantId} not enforced, will be tried again: ${message}`);
+    }
+    return 'done';
   }
 
   private tell(dropped: readonly string[]): void {
@@ -100,9 +110,9 @@ export class RetentionKeeper implements OnApplicationBootstrap, BeforeApplicatio
         return next !== null;
       },
       async (tx) => {
-        const from = this.anonymisedUntil.get(tenantId) ?? new Date(0);
-        const more = (await anonymiseOld(tx, tenantId, { from, before }, ROWS_A_BATCH)) === ROWS_A_BATCH;
-        if (!more) this.anonymisedUntil.set(tenantId, before);
+        const after = this.anonymised.get(tenantId) ?? LEDGER_START;
+        const { reached, more } = await anonymiseOld(tx, tenantId, { after, before }, ROWS_A_BATCH);
+        this.anonymised.set(tenantId, reached);
         return more;
       },
       async (tx) => {

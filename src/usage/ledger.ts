@@ -42,6 +42,9 @@ export interface LedgerEntry {
   readonly charged?: Charged;
 }
 
+/** What the column holds, some 25 days: of what was found that late it is not known anyway. */
+const MAX_LATENCY_MS = 2_147_483_647;
+
 export interface Charged {
   readonly model: string;
   /** Credits a million tokens. */
@@ -85,7 +88,7 @@ export const recordUsage = (entry: LedgerEntry): Statement<void> => ({
     entry.credits,
     entry.outcome,
     entry.firstPieceMs,
-    entry.latencyMs,
+    Math.min(entry.latencyMs, MAX_LATENCY_MS),
     entry.wire ?? 'generation',
     entry.charged?.model ?? null,
     entry.charged?.inputPrice ?? null,

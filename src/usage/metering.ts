@@ -160,9 +160,12 @@ const openRequest = (
   map: () => undefined,
 });
 
+/** Whose user was erased meanwhile names nobody in the ledger, either. */
 const closeRequest = (tenantId: TenantId, id: MessageId): Statement<void> => ({
   name: 'close-request',
-  text: 'delete from open_requests where tenant_id = $1 and id = $2',
+  text: `with gone as (delete from open_requests where tenant_id = $1 and id = $2 returning user_id)
+         update usage_ledger l set user_id = gone.user_id from gone
+         where l.tenant_id = $1 and l.message_id = $2 and l.user_id <> gone.user_id`,
   values: [tenantId, id],
   map: () => undefined,
 });

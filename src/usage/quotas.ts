@@ -76,7 +76,7 @@ export const reserveUsage = (
 
 /**
  * In the transaction of the ledger's row: what was reserved becomes what was used. The request itself stays counted.
- * Without a reservation of that id (settled before, or nothing limits it) nothing happens.
+ * Without a reservation of that id (settled before, or nothing limits it) nothing happens, nor to a count that is gone.
  */
 export const settleUsage = (
   tenantId: TenantId,
@@ -85,12 +85,11 @@ export const settleUsage = (
 ): Statement<void> => ({
   name: 'quota-settle',
   text: `with settled as (delete from usage_reservations where tenant_id = $1 and id = $2 returning *)
-         insert into usage_counters as c (tenant_id, scope, scope_id, period, starts_at, requests, tokens, credits)
-         select s.tenant_id, w.scope, w.scope_id, w.period, w.starts_at, 0, $3 - s.tokens, $4 - s.credits
+         update usage_counters c set tokens = c.tokens + $3 - s.tokens, credits = c.credits + $4 - s.credits
          from settled s cross join lateral unnest(s.scopes, s.scope_ids, s.periods, s.starts)
            as w(scope, scope_id, period, starts_at)
-         on conflict (tenant_id, scope, scope_id, period, starts_at) do update
-           set tokens = c.tokens + excluded.tokens, credits = c.credits + excluded.credits`,
+         where c.tenant_id = s.tenant_id and c.scope = w.scope and c.scope_id = w.scope_id and c.period = w.period
+           and c.starts_at = w.starts_at`,
   values: [tenantId, id, used.totalTokens, used.credits],
   map: () => undefined,
 });
@@ -118,15 +117,17 @@ export function overQuota(error: unknown): AppError | null {
   if (code !== REFUSED || detail === undefined) return null;
   const told = JSON.parse(detail) as { over: Over[]; now: string };
   const now = new Date(told.now);
-  // The longest of them is the one that is to be waited for.
-  const worst = told.over.reduce((a, b) => (LENGTH[b.period] > LENGTH[a.period] ? b : a));
+  // Even of an unused period it would take more than there is.
+  const tooLarge = told.over.find((one) => one.metric !== 'requests' && one.wanted > one.max && one.max > 0);
+  // Else the longest of them is the one that is to be waited for.
+  const worst = tooLarge ?? told.over.reduce((a, b) => (LENGTH[b.period] > LENGTH[a.period] ? b : a));
   const { scope, period, metric, max, used, wanted } = worst;
   const resets = endOf(period, now);
   const seconds = Math.max(1, Math.ceil((resets.getTime() - now.getTime()) / 1_000));
   const left = Math.max(0, max - used);
   const needed = metric === 'requests' ? '' : `, this request may need ${round(wanted)}`;
-  return new AppError(period === 'minute' ? 'RATE_LIMITED' : 'QUOTA_EXCEEDED', {
-    message: `${WHO[scope]} may use ${round(max)} ${metric} a ${period}; ${round(left)} left${needed}. Resets at ${resets.toISOString()}.`,
+  return new AppError(period === 'minute' && !tooLarge ? 'RATE_LIMITED' : 'QUOTA_EXCEEDED', {
+    message: `${WHO[scope]} may use ${round(max)} ${metric} a ${period}; ${round(left)} left${needed}. ${tooLarge ? 'It is larger than the limit: ask for less, with max_tokens. ' : ''}Resets at ${resets.toISOString()}.`,
     retryAfterSeconds: seconds,
     headers: {
       'x-ratelimit-limit': String(round(max)),

@@ -4,7 +4,7 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
-import { Periodic, type TenantId } from '../common';
+import { isStorageAway, Periodic, type TenantId } from '../common';
 import { Database, platformScope, type Statement } from '../database';
 
 const EVERY_MS = 30_000;
@@ -72,19 +72,35 @@ export class UsageRollUp implements OnApplicationBootstrap, BeforeApplicationShu
     await this.run();
   }
 
+  /** False when some of it failed: one tenant's trouble is not the others', whose reports go on. */
+  private async inParts<T>(
+    all: readonly T[],
+    size: number,
+    statementsOf: (one: T) => Statement<void>[],
+  ): Promise<boolean> {
+    let done = true;
+    for (let from = 0; from < all.length; from += size) {
+      const part = all.slice(from, from + size);
+      try {
+        await this.database.run(platformScope(), [lock, ...part.flatMap(statementsOf)]);
+      } catch (error) {
+        if (isStorageAway(error)) throw error;
+        this.logger.warn(`some usage not added up, will be tried again: ${(error as Error).message}`);
+        done = false;
+      }
+    }
+    return done;
+  }
+
   private async addUp(): Promise<void> {
     const { watermark, today, hours } = await this.database.one(platformScope(), findDirty);
-    for (let from = 0; from < hours.length; from += HOURS_A_TRANSACTION) {
-      const part = hours.slice(from, from + HOURS_A_TRANSACTION);
-      await this.database.run(platformScope(), [lock, ...part.flatMap(addUpHour)]);
-    }
+    const allHours = await this.inParts(hours, HOURS_A_TRANSACTION, addUpHour);
     // Today's hours change all day long: its own sum waits for its end.
     const ended = await this.database.one(platformScope(), findEndedDays(today));
     const days = daysOf([...hours.filter(({ hour }) => hour < today), ...ended]);
-    for (let from = 0; from < days.length; from += DAYS_A_TRANSACTION) {
-      const part = days.slice(from, from + DAYS_A_TRANSACTION);
-      await this.database.run(platformScope(), [lock, ...part.flatMap(addUpDay)]);
-    }
+    const allDays = await this.inParts(days, DAYS_A_TRANSACTION, addUpDay);
+    // What was left out is found again the next time.
+    if (!allHours || !allDays) return;
     await this.database.one(platformScope(), moveWatermark(watermark, today));
   }
 }

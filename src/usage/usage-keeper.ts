@@ -65,20 +65,20 @@ const interruptOrphans: Statement<number> = {
         prompt_tokens, completion_tokens, total_tokens, estimated, credits, outcome, first_piece_ms, latency_ms,
         wire, model, input_price, output_price)
       select id, tenant_id, key_id, user_id, assistant_id, model_service_id, 1, prompt_tokens, 0, prompt_tokens, true,
-        credits, 'interrupted', null, 1000 * extract(epoch from now() - begun_at), wire, model, input_price, output_price
+        credits, 'interrupted', null, least(2147483647, 1000 * extract(epoch from now() - begun_at)), wire, model, input_price, output_price
       from orphans on conflict (message_id) do nothing),
     released as (
       delete from usage_reservations r using orphans o where r.tenant_id = o.tenant_id and r.id = o.id
       returning r.*, o.prompt_tokens - r.tokens as more_tokens, o.credits - r.credits as more_credits),
-    given as (
-      insert into usage_counters as c (tenant_id, scope, scope_id, period, starts_at, requests, tokens, credits)
-      select r.tenant_id, w.scope, w.scope_id, w.period, w.starts_at, 0, sum(r.more_tokens), sum(r.more_credits)
+    sums as (
+      select r.tenant_id, w.scope, w.scope_id, w.period, w.starts_at, sum(r.more_tokens) as tokens, sum(r.more_credits) as credits
       from released r cross join lateral unnest(r.scopes, r.scope_ids, r.periods, r.starts)
         as w(scope, scope_id, period, starts_at)
-      group by 1, 2, 3, 4, 5
-      order by 1, array_position('{tenant,key,user,key-user}'::text[], w.scope), 3, array_position('{minute,day,month}'::text[], w.period), 5
-      on conflict (tenant_id, scope, scope_id, period, starts_at) do update
-        set tokens = c.tokens + excluded.tokens, credits = c.credits + excluded.credits)
+      group by 1, 2, 3, 4, 5),
+    given as (
+      update usage_counters c set tokens = c.tokens + s.tokens, credits = c.credits + s.credits from sums s
+      where c.tenant_id = s.tenant_id and c.scope = s.scope and c.scope_id = s.scope_id and c.period = s.period
+        and c.starts_at = s.starts_at)
     select count(*) as n from orphans`,
   values: [],
   map: ([row]) => Number(row!.n),

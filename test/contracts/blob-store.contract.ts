@@ -32,12 +32,27 @@ export function blobStoreContract(
       const { store, tenants } = make();
       const blob = { bytes: Buffer.from('deleted'), mimeType: 'image/png' };
       const [hash] = await Promise.all(tenants.map((tenant) => store.put(tenant, blob)));
-      await store.delete(tenants[0], hash!);
-      await store.delete(tenants[0], hash!);
+      await store.deleteUnless(tenants[0], hash!, () => Promise.resolve(true));
+      expect(await store.get(tenants[0], hash!)).not.toBeNull();
+      await store.deleteUnless(tenants[0], hash!, () => Promise.resolve(false));
+      await store.deleteUnless(tenants[0], hash!, () => Promise.resolve(false));
       expect(await store.get(tenants[0], hash!)).toBeNull();
       expect((await store.get(tenants[1], hash!))?.bytes.toString()).toBe('deleted');
       await store.put(tenants[0], blob);
       expect((await store.get(tenants[0], hash!))?.bytes.toString()).toBe('deleted');
+    });
+
+    it('never deletes what is put meanwhile', async () => {
+      const { store, tenants } = make();
+      const blob = { bytes: Buffer.from('wanted again'), mimeType: 'image/png' };
+      const hash = await store.put(tenants[0], blob);
+      let again: Promise<unknown> | undefined;
+      await store.deleteUnless(tenants[0], hash, () => {
+        again = store.put(tenants[0], blob);
+        return Promise.resolve(false);
+      });
+      await again;
+      expect((await store.get(tenants[0], hash))?.bytes.toString()).toBe('wanted again');
     });
 
     it("has nothing of another tenant's, and nothing it was not given", async () => {

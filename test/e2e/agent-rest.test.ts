@@ -758,7 +758,7 @@ describe('agents', () => {
     for (const id of ['x'.repeat(600), '%ff', '%'])
       expect([id, await send('GET', `/api/v1/agents/${id}`)]).toMatchObject([
         id,
-        { status: id.length > 512 ? 414 : 400, body: failure(/./) },
+        { status: id.length > 512 ? 404 : 400, body: failure(/./) },
       ]);
   });
 

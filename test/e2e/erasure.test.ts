@@ -1,11 +1,14 @@
 import { BlobStore, type BlobHash } from '../../src/blobs';
 import type { TenantId } from '../../src/common';
 import { Database } from '../../src/database';
+import { ImageRelease } from '../../src/generations/image-release';
 import { ConversationErasure, DialogueArchive, MessagePartitions } from '../../src/messages';
+import { demoImage } from '../../src/model-services/drivers/builtin-media';
 import { Eraser, RetentionKeeper } from '../../src/retention';
 import { ask, bootApp, eventually, says, SseClient, type TestApp, type TestTenant } from '../support/app';
 import { query } from '../support/database';
-import { Upstream } from '../support/upstream';
+import { MediaUpstream } from '../support/media-upstream';
+import { gate, Upstream } from '../support/upstream';
 
 let app: TestApp;
 let upstream: Upstream;
@@ -149,8 +152,8 @@ it('erases a user everywhere, and nobody else', async () => {
   await im(rival, 'ann', 'bob');
   await query(
     app.databaseUrl,
-    `insert into generation_records (id, tenant_id, app_id, type, user_id, created_by, model_service_id, params, prompt, parameters)
-     values (1, $1, 1, 0, 'ann', 'k', 1, '{}', '${SECRET}', '{}')`,
+    `insert into generation_records (id, tenant_id, app_id, type, user_id, created_by, model_service_id, params, prompt, parameters, status)
+     values (1, $1, 1, 0, 'ann', 'k', 1, '{}', '${SECRET}', '{}', 'finished')`,
     [tenant.id],
   );
   // Images that only she had drawn, that bob had drawn, too, and that a rival had.
@@ -164,10 +167,16 @@ it('erases a user everywhere, and nobody else', async () => {
   ] as const) {
     await query(
       app.databaseUrl,
-      `insert into generation_records (id, tenant_id, app_id, type, user_id, created_by, model_service_id, params, prompt, parameters, images)
-       values ($1, $2, 1, 1, $3, 'k', 1, '{}', '', '{}', $4)`,
+      `insert into generation_records (id, tenant_id, app_id, type, user_id, created_by, model_service_id, params, prompt, parameters, images, status)
+       values ($1, $2, 1, 1, $3, 'k', 1, '{}', '', '{}', $4, 'finished')`,
       [id, tenant.id, user, JSON.stringify(images.map((sha256) => ({ sha256 })))],
     );
+    for (const sha256 of images)
+      await query(app.databaseUrl, 'insert into generation_images values ($1, $2, $3)', [
+        tenant.id,
+        sha256,
+        id,
+      ]);
   }
   expect((await tenant.get('/api/admin/usage?groupBy=user')).status).toBe(200);
 
@@ -180,6 +189,7 @@ it('erases a user everywhere, and nobody else', async () => {
   ]);
   const there = async (owner: TestTenant, hash: BlobHash) =>
     (await blobs.get(owner.id as TenantId, hash)) !== null;
+  await app.app.nest.get(ImageRelease).release();
   expect([await there(tenant, hers), await there(tenant, both), await there(rival, hers)]).toEqual([
     false,
     true,
@@ -215,6 +225,152 @@ it('erases a user everywhere, and nobody else', async () => {
   const audit = await tenant.get('/api/admin/audit-log');
   expect(audit.body.data[0]).toMatchObject({ action: 'delete', resource: 'user', after: { userId: 'ann' } });
   expect(audit.text).not.toContain(SECRET);
+});
+
+describe('what is under way while its user is erased', () => {
+  /** Every row of the ledger, and what is reserved: nobody is named, and each request is there once. */
+  const figures = async (tenant: TestTenant) => ({
+    ledger: await query<{ user_id: string; wire: string; outcome: string; total_tokens: number }>(
+      app.databaseUrl,
+      'select user_id, wire, outcome, total_tokens from usage_ledger where tenant_id = $1',
+      [tenant.id],
+    ),
+    reserved: await query(app.databaseUrl, 'select 1 from usage_reservations where tenant_id = $1', [
+      tenant.id,
+    ]),
+    counts: await query(
+      app.databaseUrl,
+      `select 1 from usage_counters where tenant_id = $1 and (scope like '%user%' or tokens < 0)`,
+      [tenant.id],
+    ),
+  });
+  const limited = async (): Promise<TestTenant> => {
+    const tenant = await newTenant();
+    const limits = { tokensPerDay: 1_000_000, userTokensPerDay: 1_000_000 };
+    await ask(app.url, 'PATCH', `/api/admin/tenants/${tenant.id}`, { limits }, { 'x-api-key': app.rootKey });
+    await new Promise((resolve) => setTimeout(resolve, 1_100));
+    return tenant;
+  };
+  const madeApp = async (tenant: TestTenant, type: number, modelServiceId: string): Promise<string> => {
+    const made = await tenant.post('/api/admin/generation-apps', {
+      name: 'x',
+      type,
+      promptTemplate: 'make {{it}}',
+      variables: [{ name: 'it', label: 'it', type: 'text' }],
+      modelServiceId,
+    });
+    expect(made.status).toBe(201);
+    return (made.body as { id: string }).id;
+  };
+  const running = async (tenant: TestTenant, table: string) =>
+    eventually(
+      async () =>
+        (await query(app.databaseUrl, `select 1 from ${table} where tenant_id = $1`, [tenant.id])).length ===
+        1,
+    );
+
+  it('a text is stopped, and leaves one row without a name', async () => {
+    const tenant = await limited();
+    upstream.on(`erasure-${models}`, async (exchange) => {
+      await exchange.piece('some ');
+      await exchange.aborted;
+    });
+    const id = await madeApp(tenant, 0, tenant.serviceId);
+    const answer = tenant.post(
+      `/api/copywriting/userCopywriting/${id}`,
+      { params: { it: SECRET } },
+      { 'user-id': 'ann' },
+    );
+    await running(tenant, 'generations_in_progress');
+    expect((await erase(tenant, 'users/ann')).body).toMatchObject({ generations: 1 });
+    await answer;
+    await eventually(async () => {
+      const { ledger } = await figures(tenant);
+      return ledger.length === 1 && ledger[0]!.outcome !== 'running';
+    });
+    expect(await figures(tenant)).toMatchObject({
+      ledger: [{ user_id: 'erased', wire: 'generation' }],
+      reserved: [],
+      counts: [],
+    });
+    expect(await tablesWith(tenant, SECRET)).toEqual([]);
+  });
+
+  it('a chat completion that nobody keeps names nobody', async () => {
+    const tenant = await limited();
+    const { opened, open } = gate();
+    upstream.on(`erasure-${models}`, async (exchange) => {
+      await exchange.piece('answer');
+      await opened;
+      await exchange.done({ prompt_tokens: 30, completion_tokens: 12 });
+    });
+    const headers = { authorization: `Bearer ${tenant.apiKey}`, 'user-id': 'ann' };
+    const body = { model: 'service', messages: [{ role: 'user', content: SECRET }] };
+    const answer = ask(app.url, 'POST', '/v1/chat/completions', body, headers);
+    await running(tenant, 'open_requests');
+    expect((await erase(tenant, 'users/ann')).status).toBe(200);
+    open();
+    expect((await answer).status).toBe(200);
+    expect(await figures(tenant)).toMatchObject({
+      ledger: [{ user_id: 'erased', outcome: 'finished', total_tokens: 42 }],
+      reserved: [],
+      counts: [],
+    });
+  });
+
+  it('an image is not kept, and is counted once', async () => {
+    const tenant = await limited();
+    const media = await MediaUpstream.start();
+    try {
+      const { opened, open } = gate();
+      let asked = 0;
+      media.on('draws', async (exchange) => {
+        asked += 1;
+        await opened;
+        exchange.json({
+          data: [{ b64_json: demoImage('erased', 0).toString('base64') }],
+          usage: { input_tokens: 3, output_tokens: 40, total_tokens: 43 },
+        });
+      });
+      const operator = { 'x-api-key': app.rootKey, 'tenant-id': tenant.id };
+      const provider = await ask(
+        app.url,
+        'POST',
+        '/api/admin/model-providers',
+        { name: 'media', kind: 'openai-compatible', baseUrl: media.url, credentials: [{ apiKey: 'k' }] },
+        operator,
+      );
+      const service = await ask(
+        app.url,
+        'POST',
+        '/api/admin/model-services',
+        { name: 'draws', model: 'draws', type: 1, providerId: (provider.body as { id: string }).id },
+        operator,
+      );
+      const id = await madeApp(tenant, 1, (service.body as { id: string }).id);
+      const answer = tenant.post(
+        `/api/copywriting/userCopywriting/${id}`,
+        { params: { it: 'x' } },
+        { 'user-id': 'ann' },
+      );
+      await eventually(async () => asked === 1);
+      expect((await erase(tenant, 'users/ann')).body).toMatchObject({ generations: 1 });
+      open();
+      await answer;
+      await eventually(async () => (await figures(tenant)).ledger[0]?.total_tokens === 43);
+      expect(await figures(tenant)).toMatchObject({
+        ledger: [{ user_id: 'erased', wire: 'generation', outcome: 'finished' }],
+        reserved: [],
+        counts: [],
+      });
+      expect(await query(app.databaseUrl, 'select 1 from blobs where tenant_id = $1', [tenant.id])).toEqual(
+        [],
+      );
+      expect(asked).toBe(1);
+    } finally {
+      await media.close();
+    }
+  });
 });
 
 it('reads dialogues page by page', async () => {
@@ -281,6 +437,34 @@ describe('retention', () => {
     expect(await left(tenant)).toEqual([1, 1, 1, 2]);
     expect(await left(other)).toEqual([1, 2, 1, 1]);
     expect((await tenant.get(`/api/admin/dialogues/${young.record.id as string}`)).status).toBe(200);
+  });
+
+  it('of one tenant that fails does not keep it from the others', async () => {
+    const [broken, fine] = await Promise.all([newTenant(), newTenant()]);
+    for (const one of [broken, fine]) {
+      const patch = { retentionDays: 30 };
+      await ask(app.url, 'PATCH', `/api/admin/tenants/${one.id}`, patch, { 'x-api-key': app.rootKey });
+      await say(one, 'ann');
+      const old = `update dialogues set updated_at = now() - interval '40 days' where tenant_id = $1`;
+      await query(app.databaseUrl, old, [one.id]);
+    }
+    const archive = app.app.nest.get(DialogueArchive);
+    const untouched = archive.untouchedSince.bind(archive);
+    const spy = jest
+      .spyOn(archive, 'untouchedSince')
+      .mockImplementation((tx, tenantId, since, limit) =>
+        (tenantId as string) === broken.id
+          ? Promise.reject(new Error('broken'))
+          : untouched(tx, tenantId, since, limit),
+      );
+    try {
+      await app.app.nest.get(RetentionKeeper).enforce();
+    } finally {
+      spy.mockRestore();
+    }
+    const left = (one: TestTenant) =>
+      query(app.databaseUrl, 'select 1 from dialogues where tenant_id = $1', [one.id]);
+    expect([(await left(broken)).length, (await left(fine)).length]).toEqual([1, 0]);
   });
 
   it('drops months of messages whole of which nobody keeps anything', async () => {

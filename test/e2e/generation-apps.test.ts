@@ -1,3 +1,5 @@
+import { idAtTime } from '../../src/common';
+import { NodeRegistry } from '../../src/database';
 import { ask, bootApp, eventually, SseClient, type TestApp, type TestTenant } from '../support/app';
 import { query } from '../support/database';
 import { gate, Upstream, type Script } from '../support/upstream';
@@ -416,6 +418,37 @@ describe('a text', () => {
     expect([answer.status, answer.headers['retry-after']]).toEqual([429, '10']);
   });
 
+  it('that gave nothing costs nothing, whatever is in the provider’s answer', async () => {
+    const odd = await scripted((e) => e.fail(400, '{"error":{"message":"bad \\u0000 thing \\ud800"}}'));
+    const { status, body } = await generate(odd.id, { topic: 'x' });
+    expect(status).toBe(502);
+    const { id } = body.data as { id: string };
+    expect(await ledger(id)).toMatchObject([{ outcome: 'failed', total_tokens: 0, credits: 0 }]);
+    expect(await stored(id)).toMatchObject({ status: 'failed', totalTokens: 0, youtaizhis: 0 });
+  });
+
+  it('that this process has lost sight of is ended', async () => {
+    const { id } = await scripted((e) => e.piece('x').then(() => e.done()));
+    await generate(id, { topic: 'x' });
+    // Claimed by this process an hour ago, and nobody writes it.
+    const { incarnation } = app.app.nest.get(NodeRegistry);
+    const lost = idAtTime(Date.now() - 3_600_000);
+    await query(
+      app.databaseUrl,
+      `with lost as (
+         insert into generation_records (id, tenant_id, app_id, type, user_id, created_by, model_service_id, params, prompt, parameters, created_at)
+         select $1, tenant_id, app_id, type, user_id, created_by, model_service_id, params, prompt, parameters, now() - interval '60 days'
+         from generation_records where app_id = $2 limit 1 returning id, tenant_id)
+       insert into generations_in_progress (record_id, tenant_id, incarnation) select id, tenant_id, $3 from lost`,
+      [lost, id, incarnation.toString()],
+    );
+    await eventually(async () => (await ledger(lost)).length === 1, 20_000);
+    // Its prompt is charged at the service's price.
+    expect(await ledger(lost)).toMatchObject([{ outcome: 'interrupted', attempts: 1, estimated: true }]);
+    expect(Number((await ledger(lost))[0]!.credits)).toBeGreaterThan(0);
+    expect((await stored(lost)).status).toBe('interrupted');
+  }, 30_000);
+
   it.each(['application/json', 'text/event-stream'])(
     'whose client leaves is stopped (%s)',
     async (accept) => {
@@ -485,6 +518,22 @@ describe('an Idempotency-Key', () => {
     expect(await ledger(fourth.body.data.id as string)).toHaveLength(1);
     const other = await generate(id, { topic: 'y', lines: 2 }, headers);
     expect([other.status, other.body.code]).toEqual([422, 422]);
+  });
+
+  it('gets the first one’s text whatever has become of the app since', async () => {
+    const { id, model } = await scripted(async (e) => {
+      await e.piece('text');
+      await e.done();
+    });
+    const headers = { 'idempotency-key': 'changed' };
+    const first = await generate(id, { topic: 'x' }, headers);
+    const variables = [{ name: 'topic', label: 'T', type: 'text', default: 'another' }];
+    expect((await admin('PATCH', `/${id}`, { variables, promptTemplate: 'Now {{topic}}' })).status).toBe(200);
+    expect((await generate(id, { topic: 'x' }, headers)).body).toEqual(first.body);
+    expect((await admin('DELETE', `/${id}`)).status).toBe(200);
+    expect((await generate(id, { topic: 'x' }, headers)).body).toEqual(first.body);
+    expect((await generate(id, { topic: 'y' }, headers)).status).toBe(422);
+    expect(upstream.seen(model)).toHaveLength(1);
   });
 
   it('is forgotten after 24 hours', async () => {

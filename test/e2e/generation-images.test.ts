@@ -1,10 +1,12 @@
 import { createHash } from 'node:crypto';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { BlobLinks, BlobStore, type Blob, type BlobHash } from '../../src/blobs';
 import { ImageFetcher } from '../../src/generations';
 import { demoImage } from '../../src/model-services/drivers/builtin-media';
 import { ask, bootApp, eventually, type Answer, type TestApp, type TestTenant } from '../support/app';
 import { query } from '../support/database';
+import { change } from '../support/im';
 import { MediaUpstream, type MediaScript } from '../support/media-upstream';
 import { S3Server } from '../support/s3-server';
 import { gate } from '../support/upstream';
@@ -164,6 +166,72 @@ describe('an image', () => {
     // A rival's key opens nothing.
     const path = new URL(url).pathname;
     expect((await rival.get(path)).status).toBe(401);
+  });
+
+  it('is nobody’s while its tenant is suspended', async () => {
+    const tenant = await app.tenant();
+    const { id } = await scripted(() => undefined, {}, tenant);
+    const { url } = (await draw(id, 'x', {}, tenant)).body.data.images[0] as { url: string };
+    expect((await fetched(url)).status).toBe(200);
+    await change(app, tenant, { status: 'suspended' });
+    const refused = await eventually(async () => {
+      const answer = await fetched(url);
+      return answer.status !== 200 && answer;
+    });
+    expect([refused.status, JSON.parse(refused.bytes.toString())]).toEqual([
+      401,
+      { code: 401, msg: 'This tenant is suspended.' },
+    ]);
+    await change(app, tenant, { status: 'active' });
+    await eventually(async () => (await fetched(url)).status === 200);
+  });
+
+  it('is read once for all who ask at once; others wait, and too many are told to come back', async () => {
+    const store = app.app.nest.get(BlobStore);
+    const links = app.app.nest.get(BlobLinks);
+    const { opened, open } = gate();
+    const read: string[] = [];
+    let reading = 0;
+    let most = 0;
+    Object.assign(store, {
+      get: async (_: string, hash: string): Promise<Blob> => {
+        read.push(hash);
+        reading += 1;
+        most = Math.max(most, reading);
+        await opened;
+        reading -= 1;
+        return { bytes: PNG, mimeType: 'image/png' };
+      },
+    });
+    try {
+      const address = (n: number) => {
+        const hash = createHash('sha256').update(`${n}`).digest('hex') as BlobHash;
+        const query = links.sign(acme.id as Parameters<BlobLinks['sign']>[0], hash);
+        return `${app.url}/api/copywriting/image/${acme.id}/${hash}?${query}`;
+      };
+      let answered = 0;
+      const get = async (n: number) => {
+        const answer = await fetched(address(n));
+        answered += 1;
+        return answer;
+      };
+      const same = Array.from({ length: 20 }, () => get(0));
+      // 8 are read and 256 wait.
+      const others = Array.from({ length: 270 }, (_, n) => get(n + 1));
+      await eventually(() => Promise.resolve(answered === 7));
+      expect(read).toHaveLength(8);
+      open();
+      expect((await Promise.all(same)).map(({ status }) => status)).toEqual(Array<number>(20).fill(200));
+      const refused = (await Promise.all(others)).filter(({ status }) => status !== 200);
+      expect(refused.map(({ status, headers }) => [status, headers.get('retry-after')])).toEqual(
+        Array(7).fill([503, '1']),
+      );
+      expect([most, new Set(read).size, read.length]).toEqual([8, 264, 264]);
+      expect((await get(0)).status).toBe(200);
+      expect(read).toHaveLength(265);
+    } finally {
+      delete (store as Partial<BlobStore>).get;
+    }
   });
 
   it('is fetched at once from where the provider says it is; its type is its content’s', async () => {

@@ -193,9 +193,15 @@ describe('a key and a user', () => {
   });
 });
 
-it('refuses a limit that is no number', async () => {
+it('refuses a limit that is no number, or none there is', async () => {
   const tenant = await app.tenant();
-  for (const limits of [{ requestsPerDay: '5' }, { userTokensPerDay: -1 }, { creditsPerDay: null }]) {
+  for (const limits of [
+    { requestsPerDay: '5' },
+    { userTokensPerDay: -1 },
+    { creditsPerDay: null },
+    { tokensPerMinute: 0.5 },
+    { tokenPerMinute: 5 },
+  ]) {
     const answer = await ask(
       app.url,
       'PATCH',
@@ -247,12 +253,27 @@ it('counts of a request whose process died its prompt, and gives back the rest',
   void chat(tenant).catch(() => undefined);
   await eventually(async () => (await open(tenant)) === 1);
   await query(app.databaseUrl, 'update open_requests set incarnation = 1 where tenant_id = $1', [tenant.id]);
+  // One that nobody has ended for a month is no hindrance, and is ended, too.
+  await query(
+    app.databaseUrl,
+    `insert into open_requests (tenant_id, id, incarnation, user_id, model_service_id, model, input_price, output_price, wire, prompt_tokens, begun_at)
+     values ($1, 1, 1, 'old', 1, '', 0, 0, 'speech', 1, now() - interval '30 days')`,
+    [tenant.id],
+  );
   await eventually(async () => (await open(tenant)) === 0, 25_000);
   const [row] = await query<{ tokens: number }>(
     app.databaseUrl,
     `select prompt_tokens as tokens from usage_ledger
      where tenant_id = $1 and outcome = 'interrupted' and estimated and completion_tokens = 0 and wire = 'openai'`,
     [tenant.id],
+  );
+  await eventually(
+    async () =>
+      (
+        await query(app.databaseUrl, 'select 1 from usage_ledger where tenant_id = $1 and message_id = 1', [
+          tenant.id,
+        ])
+      ).length === 1,
   );
   expect(row!.tokens).toBeGreaterThan(0);
   expect(await counters(tenant)).toMatchObject([{ requests: '1', tokens: String(row!.tokens) }]);

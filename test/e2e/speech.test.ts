@@ -1,12 +1,12 @@
 import { execFile } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { createServer, type Server } from 'node:http';
+import { createServer, request, type ClientRequest, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { AudioFetcher } from '../../src/generations';
-import { bootApp, type TestApp, type TestTenant } from '../support/app';
+import { ask, bootApp, eventually, type TestApp, type TestTenant } from '../support/app';
 import { query } from '../support/database';
 import { MediaUpstream, wav } from '../support/media-upstream';
 
@@ -248,10 +248,80 @@ describe('what is refused', () => {
     await nothingAsked(() => upload(long), 'file: must be at most 4 hours long');
   });
 
+  it('another type than a form and JSON: 415', async () => {
+    const answer = await acme.post(PATH, '<audio/>', { 'content-type': 'text/xml' });
+    expect([answer.status, answer.body]).toEqual([
+      415,
+      {
+        code: 415,
+        msg: 'Send JSON or a form: Content-Type application/json or multipart/form-data.',
+      },
+    ]);
+  });
+
+  it('the root key without a tenant: 400', async () => {
+    const body = { base64: spoken.toString('base64') };
+    const root = { 'x-api-key': app.rootKey };
+    const expected = { code: 400, msg: 'tenant-id: is needed with the root key' };
+    expect((await ask(app.url, 'POST', PATH, body, root)).body).toEqual(expected);
+    const records = '/api/copywriting/userCopywriting/record-list';
+    expect((await ask(app.url, 'GET', records, undefined, root)).body).toEqual(expected);
+    const named = { ...root, 'tenant-id': acme.id };
+    expect((await ask(app.url, 'POST', PATH, body, named)).body).toEqual(heard('hears'));
+  });
+
   it('who has no key or not the scope: 401', async () => {
     const { apiKey } = await app.tenant({ scopes: ['usage'] });
     const stranger = { ...acme, apiKey: 'pk_1_x' };
     expect((await upload(spoken, {}, stranger)).status).toBe(401);
     expect((await upload(spoken, {}, { ...acme, apiKey })).status).toBe(401);
+  });
+});
+
+/** Sends the head of a request and the body's beginning, and waits. */
+function begin(path: string, headers: Record<string, string>) {
+  const sent = request(`${app.url}${path}`, {
+    method: 'POST',
+    headers: { 'content-length': '30000000', ...headers },
+  });
+  const answer = new Promise<IncomingMessage>((resolve, reject) => {
+    sent.on('response', resolve).on('error', reject);
+  });
+  answer.catch(() => undefined);
+  sent.write('{"base64":"');
+  return { sent, answer };
+}
+
+describe('before a body has come', () => {
+  it.each([
+    [PATH, 'application/json'],
+    [PATH, 'multipart/form-data; boundary=b'],
+    ['/v1/audio/transcriptions', 'multipart/form-data; boundary=b'],
+  ])('who may not send it knows: %s as %s', async (path, type) => {
+    const json = async ({ sent, answer }: ReturnType<typeof begin>) => {
+      const response = await answer;
+      const chunks: Buffer[] = [];
+      for await (const chunk of response) chunks.push(chunk as Buffer);
+      sent.destroy();
+      return { status: response.statusCode, body: JSON.parse(Buffer.concat(chunks).toString()) as object };
+    };
+    const shape = path === PATH ? { code: 401, msg: expect.any(String) as unknown } : { error: {} };
+    for (const key of [undefined, 'pk_1_x']) {
+      const headers = { 'content-type': type, ...(key && { 'x-api-key': key }) };
+      expect(await json(begin(path, headers))).toMatchObject({ status: 401, body: shape });
+    }
+  });
+
+  it('the 33rd at once is refused, and taken when another has left', async () => {
+    const headers = { 'content-type': 'application/json', 'x-api-key': acme.apiKey };
+    const small = () => acme.post(PATH, { base64: spoken.toString('base64') });
+    const begun: ClientRequest[] = Array.from({ length: 32 }, () => begin(PATH, headers).sent);
+    const refused = await eventually(async () => {
+      const answer = await small();
+      return answer.status === 503 && answer;
+    });
+    expect([refused.body.code, refused.headers['retry-after']]).toEqual([503, '1']);
+    for (const sent of begun) sent.on('error', () => undefined).destroy();
+    await eventually(async () => (await small()).status === 200);
   });
 });

@@ -1,3 +1,5 @@
+import { LIMIT_NAMES } from '../../src/tenancy';
+import { QUOTA_NAMES } from '../../src/usage';
 import { ask, bootApp, eventually, ROOT_KEY, says, type TestApp, type TestTenant } from '../support/app';
 import { query } from '../support/database';
 
@@ -340,6 +342,7 @@ describe('every route the application registers', () => {
       userDialogueId: [client.record.id as string],
       keyId: [acme.keyId],
       versionId: [acme.versionId],
+      effectiveFrom: ['2099-01-01T00:00:00Z'],
       recordId: [(text.body as { data: { id: string } }).data.id],
       id: [
         formId,
@@ -428,15 +431,104 @@ describe('a page in a browser', () => {
 
 it('refuses what the database could not hold: NUL and lone surrogates, wherever they stand', async () => {
   const root = (body: unknown) => ask(app.url, 'POST', '/api/admin/tenants', body, { 'x-api-key': ROOT_KEY });
-  for (const body of [
-    '{"name":"x","allowedOrigins":["https://a\\u0000b"]}',
-    '{"name":"x","limits":{"a":"\\ud800"}}',
-    '{"name":"x","limits":{"a\\u0000":1}}',
-    '{"name":"x\\u0000"}',
-  ]) {
+  for (const body of ['{"name":"x","allowedOrigins":["https://a\\u0000b"]}', '{"name":"x\\u0000"}']) {
     expect([body, (await root(body)).status]).toEqual([body, 400]);
   }
-  expect((await root('{"name":"x","limits":{"a":"\\\\u0000 is text"}}')).status).toBe(201);
+  const key = { 'x-api-key': acme.apiKey };
+  const path = `/api/admin/model-services/${acme.serviceId}`;
+  const service = (parameters: string) => ask(app.url, 'PATCH', path, `{"parameters":${parameters}}`, key);
+  for (const parameters of ['{"a":"\\ud800"}', '{"a\\u0000":1}'])
+    expect([parameters, (await service(parameters)).status]).toEqual([parameters, 400]);
+  expect((await service('{"a":"\\\\u0000 is text"}')).status).toBe(200);
+  expect((await service('{}')).status).toBe(200);
+});
+
+describe('limits', () => {
+  it.each<[object, string]>([
+    [{ requestPerDay: 5 }, 'there is no limit "requestPerDay"; did you mean "requestsPerDay"?'],
+    [{ requestsperday: 5 }, 'there is no limit "requestsperday"; did you mean "requestsPerDay"?'],
+    [{ imFramePerSecond: 5 }, 'there is no limit "imFramePerSecond"; did you mean "imFramesPerSecond"?'],
+    [{ colour: 5 }, 'there is no limit "colour"'],
+    [{ ['x'.repeat(100)]: 5 }, `there is no limit "${'x'.repeat(60)}…"`],
+    [{ requestsPerDay: 1.5 }, '"requestsPerDay" must be an integer from 0 to 1000000000000000'],
+    [{ userTokensPerMonth: 0.5 }, '"userTokensPerMonth" must be an integer from 0 to 1000000000000000'],
+    [{ creditsPerDay: '5' }, '"creditsPerDay" must be a number from 0 to 1000000000000000'],
+    [{ imRecallSeconds: -1 }, '"imRecallSeconds" must be a number from 0 to 1000000000000000'],
+    [[], 'must be an object'],
+  ])('%j are refused, of a tenant and of a key', async (limits, message) => {
+    const tenant = `/api/admin/tenants/${acme.id}`;
+    for (const path of [tenant, `${tenant}/api-keys/${acme.keyId}`]) {
+      const answer = await ask(app.url, 'PATCH', path, { limits }, { 'x-api-key': ROOT_KEY });
+      expect([answer.status, answer.body.errors]).toEqual([400, [{ field: 'limits', message }]]);
+    }
+  });
+
+  it('may have every name there is', async () => {
+    const tenant = await app.tenant();
+    const names = [...QUOTA_NAMES, ...LIMIT_NAMES];
+    expect(names).toHaveLength(26);
+    const limits = { ...Object.fromEntries(names.map((name) => [name, 1_000])), creditsPerDay: 0.5 };
+    const path = `/api/admin/tenants/${tenant.id}`;
+    const answer = await ask(app.url, 'PATCH', path, { limits }, { 'x-api-key': ROOT_KEY });
+    expect([answer.status, answer.body.limits]).toEqual([200, limits]);
+  });
+});
+
+describe('a time', () => {
+  const expiring = (expiresAt: unknown) =>
+    acme.post(`/api/admin/tenants/${acme.id}/api-keys`, { name: 'time', scopes: ['dialogue'], expiresAt });
+
+  it.each([
+    'March 1, 2097',
+    '2098',
+    '2098-01',
+    '2090-1-1',
+    '2097-02-30',
+    '2097-02-29T00:00:00Z',
+    '2097-13-01',
+    '2097-01-01T00:00:00',
+    '2097-01-01 00:00:00Z',
+    '2097-01-01T24:00:00Z',
+    '2097-01-01T00:60Z',
+    '2097-01-01T00:00:00+0100',
+    4_000_000_000_000,
+  ])('is not %j', async (time) => {
+    const answer = await expiring(time);
+    expect([answer.status, answer.body.errors]).toEqual([
+      400,
+      [
+        {
+          field: 'expiresAt',
+          message: 'must be an ISO 8601 time with a zone, e.g. 2027-01-31T00:00:00Z',
+        },
+      ],
+    ]);
+  });
+
+  it.each([
+    ['2097-01-31', '2097-01-31T00:00:00.000Z'],
+    ['2096-02-29T10:00Z', '2096-02-29T10:00:00.000Z'],
+    ['2097-01-31T00:30:00+01:00', '2097-01-30T23:30:00.000Z'],
+    ['2097-01-31T00:00:00.5-05:30', '2097-01-31T05:30:00.500Z'],
+    ['2097-01-31T00:00:00.123456Z', '2097-01-31T00:00:00.123Z'],
+  ])('is %s', async (time, read) => {
+    const answer = await expiring(time);
+    expect([answer.status, answer.body.expiresAt]).toEqual([201, read]);
+  });
+});
+
+it('says of a body what is wrong with it', async () => {
+  const post = (body: unknown) => ask(app.url, 'POST', '/api/admin/tenants', body, { 'x-api-key': ROOT_KEY });
+  const body = [{ field: 'body', message: 'must be a JSON object' }];
+  for (const wrong of ['[]', '"name"', '[{"name":"x"}]'])
+    expect((await post(wrong)).body.errors).toEqual(body);
+  const path = `/api/admin/tenants/${acme.id}`;
+  const patched = await ask(app.url, 'PATCH', path, '[]', { 'x-api-key': ROOT_KEY });
+  expect([patched.status, patched.body.errors]).toEqual([400, body]);
+  expect((await post({ name: 7, limits: 7 })).body.detail).toBe(
+    'name: must be a string; limits: must be an object',
+  );
+  expect((await post({})).body.errors).toEqual([{ field: 'name', message: 'is required' }]);
 });
 
 it('refuses a wrong credential on the reference, too', async () => {

@@ -104,12 +104,37 @@ describe('the report', () => {
     ['from=yesterday', 'from'],
     ['from=2024-01-01&to=2026-01-01', 'to'],
     ['from=2026-01-02&to=2026-01-01', 'from'],
+    ['from=March%201,%202026', 'from'],
+    ['to=2026-02-30', 'to'],
     ['groupBy=colour', 'groupBy'],
     ['gruopBy=day', 'gruopBy'],
     ['wire=telex', 'wire'],
   ])('refuses %s', async (asked, field) => {
     const answer = await acme.get(`/api/admin/usage?${asked}`);
     expect([answer.status, answer.body.errors?.[0]?.field]).toEqual([400, field]);
+  });
+
+  it('tells who sends `to` alone what `from` is then', async () => {
+    const answer = await acme.get('/api/admin/usage?to=2026-01-01');
+    expect([answer.status, answer.body.detail]).toEqual([
+      400,
+      'from: is by default the start of this month, which is not before to: send from, too',
+    ]);
+  });
+
+  it('takes blanks between groups', async () => {
+    const spaced = await acme.get('/api/admin/usage?groupBy=model,%20user');
+    expect(spaced.body).toEqual((await acme.get('/api/admin/usage?groupBy=model,user')).body);
+    expect(spaced.body.data).toHaveLength(3);
+    const twice = await acme.get('/api/admin/usage?groupBy=model,model');
+    expect(twice.body.detail).toBe('groupBy: must not hold the same twice');
+  });
+
+  it('refuses two tenants at once', async () => {
+    const both = (tenant: string) => root(`/api/admin/usage?tenant=${tenant}`, { 'tenant-id': rival.id });
+    const answer = await both(acme.id);
+    expect([answer.status, answer.body.errors?.[0]?.field]).toEqual([400, 'tenant']);
+    expect((await both(rival.id)).body.data[0].requests).toBe(1);
   });
 
   it("shows a tenant its own, the platform everybody's", async () => {
@@ -221,6 +246,57 @@ describe('prices', () => {
     const again = await acme.get('/api/admin/audit-log?limit=200');
     expect(again.body.data.length).toBe((log.body.data.length as number) + 1);
     expect(again.body.data[0]).toMatchObject({ action: 'create', resource: 'model-price' });
+  });
+
+  it('to come can be taken back, and no others', async () => {
+    const tenant = await app.tenant({ baseUrl: upstream.url, model: 'taken-back' });
+    const path = `/api/admin/model-services/${tenant.serviceId}/prices`;
+    const remove = (time: string, who = tenant, service = path) =>
+      ask(app.url, 'DELETE', `${service}/${time}`, undefined, { 'x-api-key': who.apiKey });
+    const price = { effectiveFrom: '2099-01-01T00:00:00.000Z', inputPrice: 1, outputPrice: 2 };
+    const { body: added } = await tenant.post(path, price);
+    const [, present] = (await tenant.get(path)).body.data as { effectiveFrom: string }[];
+    for (const time of [present!.effectiveFrom, '2099-01-02', '2099', 'never'])
+      expect([time, (await remove(time)).status]).toEqual([time, 404]);
+    expect((await remove(price.effectiveFrom, rival)).status).toBe(404);
+    expect((await tenant.get(path)).body.data).toHaveLength(2);
+    const removed = await remove('2099-01-01T01:00:00+01:00');
+    expect([removed.status, removed.body]).toEqual([200, added]);
+    expect((await remove(price.effectiveFrom)).status).toBe(404);
+    expect((await tenant.get(path)).body.data).toEqual([present]);
+    const log = await tenant.get('/api/admin/audit-log?limit=1');
+    expect(log.body.data).toMatchObject([
+      { action: 'delete', resource: 'model-price', resourceId: tenant.serviceId, before: price, after: null },
+    ]);
+  });
+
+  it('of the platform are taken back by the platform alone', async () => {
+    const send = (method: string, path: string, body?: object) =>
+      ask(app.url, method, path, body, { 'x-api-key': app.rootKey });
+    const provider = await send('POST', '/api/admin/model-providers', { name: 'p', kind: 'builtin' });
+    const shared = { name: 'shared', providerId: provider.body.id as string, model: 'demo' };
+    const service = await send('POST', '/api/admin/model-services', shared);
+    const path = `/api/admin/model-services/${service.body.id}/prices`;
+    await send('POST', path, { effectiveFrom: '2099-01-01', inputPrice: 1, outputPrice: 2 });
+    const theirs = await ask(app.url, 'DELETE', `${path}/2099-01-01`, undefined, {
+      'x-api-key': acme.apiKey,
+    });
+    expect(theirs.status).toBe(404);
+    expect((await send('DELETE', `${path}/2099-01-01`)).status).toBe(200);
+    expect((await send('GET', path)).body.data).toHaveLength(1);
+  });
+
+  it('come whole: what would page through them is refused', async () => {
+    const path = `/api/admin/model-services/${acme.serviceId}/prices`;
+    for (const [query, field] of [
+      ['limit=1', 'limit'],
+      ['cursor=1', 'cursor'],
+      ['colour=red', 'colour'],
+    ]) {
+      const answer = await acme.get(`${path}?${query}`);
+      expect([answer.status, answer.body.errors?.[0]?.field]).toEqual([400, field]);
+    }
+    expect((await acme.get(path)).body.nextCursor).toBeNull();
   });
 });
 

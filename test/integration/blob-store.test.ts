@@ -22,13 +22,10 @@ afterAll(async () => {
 
 const tenants = ['1', '2'] as unknown as [TenantId, TenantId];
 const bucket = (credentials = s3.credentials) =>
-  new S3BlobStore({
-    bucket: 'pictures',
-    region: 'eu-1',
-    endpoint: s3.url,
-    credentials,
-    forcePathStyle: true,
-  });
+  new S3BlobStore(
+    { bucket: 'pictures', region: 'eu-1', endpoint: s3.url, credentials, forcePathStyle: true },
+    new Database(source),
+  );
 
 blobStoreContract('PostgreSQL', () => ({ store: new PostgresBlobStore(new Database(source)), tenants }));
 blobStoreContract('S3', () => ({ store: bucket(), tenants }));

@@ -288,6 +288,7 @@ describe('the wall of the repositories, with row-level security down', () => {
         'messages',
         'generation_apps',
         'generation_records',
+        'generation_images',
         'blobs',
         'usage_hours',
         'usage_days',
@@ -377,6 +378,9 @@ describe('the wall of the repositories, with row-level security down', () => {
         expect(await records.list(me, whole)).toEqual({ total: 0, rows: [] });
         expect(await records.list(me, { ...whole, appId })).toEqual({ total: 0, rows: [] });
         expect(await blobs.get(me, imageHash)).toBeNull();
+        expect(await records.claimImage(me, recordId, imageHash)).toBe(false);
+        await blobs.deleteUnless(me, imageHash, () => Promise.resolve(false));
+        expect(await blobs.get(acme.id as TenantId, imageHash)).not.toBeNull();
         const conversations = new ConversationsRepository(database, ids);
         const log = new MessageLog(database);
         expect(await log.page(acme.id as TenantId, conversationId, { limit: 9 })).toHaveLength(1);
@@ -404,7 +408,7 @@ describe('the wall of the repositories, with row-level security down', () => {
         await database.transaction(tenantScope(me), async (tx) => {
           const archive = new DialogueArchive();
           const erasure = new ConversationErasure();
-          const eraser = new Eraser(archive, erasure, records, blobs);
+          const eraser = new Eraser(archive, erasure, records);
           const page = { limit: 9 };
           expect((await archive.list(tx, acme.id as TenantId, page)).data).toHaveLength(1);
           expect((await archive.list(tx, me, page)).data).toEqual([]);
@@ -421,16 +425,17 @@ describe('the wall of the repositories, with row-level security down', () => {
             dialogues: 0,
             replyIds: [],
             conversationIds: [],
+            underWay: [],
           });
           const soon = new Date(Date.now() + 86_400_000);
-          expect(await records.erasable(tx, acme.id as TenantId, { before: soon }, 9)).toContain(recordId);
-          expect(await records.imagesOf(tx, acme.id as TenantId, [recordId])).toEqual([imageHash]);
-          expect(await records.erasable(tx, me, { before: soon }, 9)).toEqual([]);
-          expect(await records.imagesOf(tx, me, [recordId])).toEqual([]);
+          const erasable = async (tenantId: TenantId) =>
+            (await records.erasable(tx, tenantId, { before: soon }, 9)).map(({ id }) => id);
+          expect(await erasable(acme.id as TenantId)).toContain(recordId);
+          expect(await erasable(me)).toEqual([]);
+          expect(await records.isImageShown(tx, acme.id as TenantId, imageHash)).toBe(true);
+          expect(await records.isImageShown(tx, me, imageHash)).toBe(false);
           await records.erase(tx, me, [recordId]);
-          await blobs.delete(me, imageHash);
-          expect(await records.erasable(tx, acme.id as TenantId, { before: soon }, 9)).toContain(recordId);
-          expect(await blobs.get(acme.id as TenantId, imageHash)).not.toBeNull();
+          expect(await erasable(acme.id as TenantId)).toContain(recordId);
           expect(await erasure.voicesOf(tx, me, 'ann')).toEqual([]);
           expect(await erasure.silence(tx, me, { conversationId, sender: null })).toBe(0);
           const all = { from: '0' as ConversationId, conversations: 9, messages: 9 };

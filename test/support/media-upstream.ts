@@ -31,7 +31,12 @@ export class MediaUpstream {
   ) {}
 
   static async start(): Promise<MediaUpstream> {
-    const server = createServer((request, response) => void upstream.answer(request, response));
+    const server = createServer((request, response) => {
+      upstream.answer(request, response).catch((error: unknown) => {
+        // Who asks may leave in the middle of an upload; anything else is this test's own mistake.
+        if (!request.destroyed) throw error;
+      });
+    });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const upstream = new MediaUpstream(
       server,

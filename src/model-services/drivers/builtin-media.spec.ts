@@ -1,5 +1,6 @@
 import { crc32, inflateSync } from 'node:zlib';
 import { demoEmbedding, demoImage, demoTranscript } from './builtin-media';
+import { MediaDriver, type MediaService } from './media.driver';
 
 describe('the built-in demo', () => {
   it('embeds the same text as the same unit vector', () => {
@@ -21,6 +22,23 @@ describe('the built-in demo', () => {
     expect([...rows.subarray(1, 4)]).toEqual([...rows.subarray(-3)]);
     expect(demoImage('a cat', 0).equals(png)).toBe(true);
     expect(demoImage('a cat', 1).equals(png)).toBe(false);
+  });
+
+  it.each([
+    [undefined, 1],
+    ['7', 1],
+    [0, 1],
+    [-3, 1],
+    [NaN, 1],
+    [2.5, 2],
+    [10, 10],
+    [11, 10],
+    [1_000, 10],
+  ])('draws %p images as %p', async (n, count) => {
+    const service = { kind: 'builtin', model: 'demo', parameters: {} } as unknown as MediaService;
+    const { signal } = new AbortController();
+    const { json } = await new MediaDriver().images({ service, prompt: 'x', options: { n }, signal });
+    expect(json.data).toHaveLength(count);
   });
 
   it('says that it did not listen', () => {

@@ -1,4 +1,5 @@
 import { createParser, type EventSourceParser } from 'eventsource-parser';
+import { wellFormed } from '../../common';
 import { ProviderError, type TextSink, type ToolCallDelta } from './text-driver';
 
 /** One event larger than this is no piece of an answer. UTF-16 units. */
@@ -182,8 +183,9 @@ export function errorText(body: unknown): string | null {
   return typeof detail === 'string' ? detail : null;
 }
 
+/** One line of at most 300 characters that can be stored: PostgreSQL takes neither NUL nor half a surrogate pair. */
 export function shorten(text: string): string {
-  const plain = text.replace(/\s+/g, ' ').trim();
+  const plain = wellFormed(text).replaceAll('\0', '\ufffd').replace(/\s+/g, ' ').trim();
   return plain.length > MAX_MESSAGE_CHARS
     ? `${plain.slice(0, MAX_MESSAGE_CHARS - 1).toWellFormed()}…`
     : plain;

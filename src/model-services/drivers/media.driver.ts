@@ -77,6 +77,7 @@ const MAX_REMEMBERED = 10_000;
 /** What fits a ledger's column. */
 const MAX_COUNT = 2_147_483_647;
 const MAX_DEMO_NUMBERS = 1_000_000;
+const MAX_DEMO_IMAGES = 10;
 
 /** Embeddings, images and transcripts, of an OpenAI-compatible provider or the built-in demo. Every answer is read whole. */
 @Injectable()
@@ -283,8 +284,9 @@ function demoEmbeddings(
   return { vectors, usage: null, attempts: 1 };
 }
 
+/** As many as are asked for, up to what OpenAI's own models draw at once. */
 function demoImages(prompt: string, n: unknown): ImagesResult {
-  const count = typeof n === 'number' ? n : 1;
+  const count = typeof n === 'number' ? Math.min(Math.max(Math.trunc(n) || 1, 1), MAX_DEMO_IMAGES) : 1;
   const data = Array.from({ length: count }, (_, number) => ({
     b64_json: demoImage(prompt, number).toString('base64'),
   }));
