@@ -53,6 +53,8 @@ export interface Idempotency {
   readonly requestHash: string;
 }
 
+export type ListedGeneration = Omit<GenerationRecord, 'prompt' | 'parameters'>;
+
 export type GenerationDraft = Omit<
   GenerationRecord,
   | 'status'
@@ -180,18 +182,19 @@ export class GenerationRecordsRepository {
     });
   }
 
-  /** A page of a tenant's records, and how many there are. */
-  list(tenantId: TenantId, query: RecordListQuery): Promise<{ total: number; rows: GenerationRecord[] }> {
+  /** A page of a tenant's records, and how many there are; without what was asked of the model, which is long and shown nowhere. */
+  list(tenantId: TenantId, query: RecordListQuery): Promise<{ total: number; rows: ListedGeneration[] }> {
     const { appId, userId, orderBy, descending } = query;
     const direction = descending ? 'desc' : 'asc';
     return this.database.transaction(tenantScope(tenantId), async (tx) => {
       const [rows, total] = await tx.findAndCount(GenerationRecordEntity, {
         where: { tenantId, ...(appId && { appId }), ...(userId !== undefined && { userId }) },
         order: { [orderBy]: direction, id: direction },
+        select: LISTED,
         skip: query.offset,
         take: query.limit,
       });
-      return { total, rows: rows.map(toRecord) };
+      return { total, rows: rows.map(toListed) };
     });
   }
 
@@ -344,8 +347,39 @@ const orphanedGenerations = (
     })),
 });
 
+/** Every column that a list shows. */
+const LISTED = Object.fromEntries(
+  (
+    [
+      'id',
+      'tenantId',
+      'appId',
+      'type',
+      'userId',
+      'keyId',
+      'createdBy',
+      'modelServiceId',
+      'params',
+      'status',
+      'result',
+      'images',
+      'promptTokens',
+      'completionTokens',
+      'totalTokens',
+      'credits',
+      'errorCode',
+      'errorMessage',
+      'createdAt',
+    ] as const
+  ).map((name) => [name, true]),
+);
+
 function toRecord(row: GenerationRecordEntity): GenerationRecord {
-  const { errorCode, errorMessage, ...rest } = row;
+  return { ...toListed(row), prompt: row.prompt, parameters: row.parameters as Record<string, unknown> };
+}
+
+function toListed(row: GenerationRecordEntity): ListedGeneration {
+  const { errorCode, errorMessage, prompt: _prompt, parameters: _parameters, ...rest } = row;
   return {
     ...rest,
     id: row.id as GenerationRecordId,
@@ -355,7 +389,6 @@ function toRecord(row: GenerationRecordEntity): GenerationRecord {
     keyId: row.keyId as ApiKeyId | null,
     modelServiceId: row.modelServiceId as ModelServiceId,
     params: row.params as PromptValues,
-    parameters: row.parameters as Record<string, unknown>,
     status: row.status as GenerationRecord['status'],
     images: row.images as StoredImage[],
     credits: Number(row.credits),

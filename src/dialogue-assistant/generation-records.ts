@@ -1,4 +1,4 @@
-import type { GenerationApp, GenerationRecord } from '../assistants';
+import type { GenerationApp, GenerationRecord, ListedGeneration } from '../assistants';
 import type { BlobHash, BlobLinks } from '../blobs';
 import { platformTime, type GenerationRecordId } from '../common';
 import type { BatchFormat, StreamEnd } from '../realtime';
@@ -12,7 +12,7 @@ export function templateRecord(app: GenerationApp) {
 }
 
 /** `origin` is where the client reached us; its images' addresses are good for a day from now. */
-export function generationRecord(record: GenerationRecord, origin: string, links: BlobLinks) {
+export function generationRecord(record: ListedGeneration, origin: string, links: BlobLinks) {
   return {
     id: record.id,
     templateId: record.appId,
@@ -34,7 +34,7 @@ export function generationRecord(record: GenerationRecord, origin: string, links
   };
 }
 
-export function generationRow(record: GenerationRecord, origin: string, links: BlobLinks) {
+export function generationRow(record: ListedGeneration, origin: string, links: BlobLinks) {
   return { ...generationRecord(record, origin, links), params: record.params };
 }
 

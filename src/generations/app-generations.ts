@@ -55,6 +55,8 @@ const SERVICE_OF: Readonly<Record<GenerationType, { readonly type: number; reado
   [GENERATION_TYPE.image]: { type: SERVICE_TYPE.image, kind: 'an image' },
 };
 
+const MAX_PARAMS_CHARS = 200_000;
+
 /** Runs generation apps: from a form's values to a record that a model is at work on. */
 @Injectable()
 export class AppGenerations {
@@ -90,6 +92,9 @@ export class AppGenerations {
     const params = valuesOf(app.variables, request.params);
     const prompt = fillTemplate(app.promptTemplate, params);
     if (prompt.trim() === '') throw badInput('params', 'make an empty prompt');
+    // They are stored and listed with every record.
+    if (JSON.stringify(params).length > MAX_PARAMS_CHARS || prompt.length > MAX_PARAMS_CHARS)
+      throw badInput('params', `are or make more than ${MAX_PARAMS_CHARS} characters`);
     const service = await this.serviceFor(app, request.modelServiceId);
     const draft: GenerationDraft = {
       id: this.ids.next<GenerationRecordId>(),

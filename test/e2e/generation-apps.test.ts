@@ -418,6 +418,16 @@ describe('a text', () => {
     expect([answer.status, answer.headers['retry-after']]).toEqual([429, '10']);
   });
 
+  it('of more than can be kept and listed is refused', async () => {
+    const names = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
+    const variables = names.map((name) => ({ name, label: name, type: 'paragraph' }));
+    const { id, model } = await scripted((e) => e.done(), { variables, promptTemplate: 'On {{a}}' });
+    const params = Object.fromEntries(names.map((name) => [name, 'x'.repeat(32_000)]));
+    const { status, body } = await generate(id, params);
+    expect([status, body.msg]).toEqual([400, expect.stringMatching(/^params: .*200000/)]);
+    expect(upstream.seen(model)).toEqual([]);
+  });
+
   it('that gave nothing costs nothing, whatever is in the provider’s answer', async () => {
     const odd = await scripted((e) => e.fail(400, '{"error":{"message":"bad \\u0000 thing \\ud800"}}'));
     const { status, body } = await generate(odd.id, { topic: 'x' });
