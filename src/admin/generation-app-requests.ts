@@ -11,7 +11,6 @@ import {
   Length,
   Matches,
   Max,
-  MaxLength,
   Min,
   ValidateBy,
   ValidateIf,
@@ -19,6 +18,7 @@ import {
 } from 'class-validator';
 import { MAX_VALUE_CHARS, VARIABLE_NAME, VARIABLE_TYPES, type VariableType } from '../assistants';
 import { IsEntityId, IsJsonObject, NoNul } from '../common/http';
+import { Named } from './requests';
 
 const MAX_JSON_CHARS = 20_000;
 const MAX_TEMPLATE_CHARS = 100_000;
@@ -87,20 +87,7 @@ export class VariableInput {
   maxLength?: number | null;
 }
 
-export class CreateGenerationApp {
-  @ApiProperty({ maxLength: 200 })
-  @IsString()
-  @Length(1, 200)
-  @NoNul()
-  name!: string;
-
-  @ApiPropertyOptional({ maxLength: 2000 })
-  @Present()
-  @IsString()
-  @MaxLength(2_000)
-  @NoNul()
-  description?: string;
-
+export class CreateGenerationApp extends Named {
   @ApiProperty({ enum: [0, 1], description: '0 text, 1 image' })
   @IsIn([0, 1])
   type!: 0 | 1;

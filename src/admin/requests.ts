@@ -452,17 +452,8 @@ export class CreateModelPrice {
   outputPrice!: number;
 }
 
-export class CreateAssistant {
-  @ApiProperty({
-    example: 'main',
-    description: 'lower-case letters, digits and hyphens; unique in the tenant',
-  })
-  @IsString()
-  @Matches(/^[a-z0-9][a-z0-9-]{0,62}$/, {
-    message: '$property must be lower-case letters, digits and hyphens, at most 63',
-  })
-  slug!: string;
-
+/** What people see of a thing. */
+export class Named {
   @ApiProperty({ maxLength: 200 })
   @IsString()
   @Length(1, 200)
@@ -475,6 +466,18 @@ export class CreateAssistant {
   @MaxLength(2_000)
   @NoNul()
   description?: string;
+}
+
+export class CreateAssistant extends Named {
+  @ApiProperty({
+    example: 'main',
+    description: 'lower-case letters, digits and hyphens; unique in the tenant',
+  })
+  @IsString()
+  @Matches(/^[a-z0-9][a-z0-9-]{0,62}$/, {
+    message: '$property must be lower-case letters, digits and hyphens, at most 63',
+  })
+  slug!: string;
 
   @ApiPropertyOptional({ maxLength: 2000 })
   @Present()

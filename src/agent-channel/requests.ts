@@ -23,7 +23,7 @@ const MAX_PAGE_NUMBER = 1_000_000;
 // eslint-disable-next-line no-control-regex -- these very characters are meant
 const CONTROL = /[\u0000-\u001f\u007f]/;
 
-/** What may name a session: any text without NUL, as long as a frame lets it be (whole characters are counted there). */
+/** What may name a session: text without NUL of the length that a frame lets it have, too, in UTF-16 units. */
 export function isSessionName(value: unknown): value is string {
   return (
     typeof value === 'string' &&

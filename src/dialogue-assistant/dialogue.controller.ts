@@ -1,19 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { OutgoingHttpHeaders } from 'node:http';
-import {
-  Body,
-  Controller,
-  Get,
-  Headers,
-  HttpCode,
-  Param,
-  Post,
-  Query,
-  Req,
-  Res,
-  UsePipes,
-} from '@nestjs/common';
-import { ApiHeader, ApiOperation, ApiProduces, ApiSecurity, ApiTags } from '@nestjs/swagger';
+import { Body, Get, Headers, HttpCode, Param, Post, Query, Req, Res, UsePipes } from '@nestjs/common';
+import { ApiHeader, ApiOperation, ApiProduces } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { AssistantsRepository } from '../assistants';
 import {
@@ -27,7 +15,7 @@ import {
   type ModelServiceId,
   type Principal,
 } from '../common';
-import { Caller, Scopes, validation } from '../common/http';
+import { Caller, validation } from '../common/http';
 import { DialoguesRepository, type StoredReply } from '../messages';
 import { SseStream } from '../realtime';
 import { ReplyEngine, type StartedReply } from '../replies';
@@ -35,7 +23,7 @@ import { list, success } from './envelope';
 import { pageOf } from './paging';
 import { dialogueRecord, dialogueRow, messageRow, replyRecord, sceneRecord } from './records';
 import { firstEvent, replyFormat } from './reply-events';
-import { idempotencyKeyOf, known, PROVIDER_RATE_RETRY_SECONDS } from './request-parts';
+import { idempotencyKeyOf, known, PROVIDER_RATE_RETRY_SECONDS, PlatformController } from './request-parts';
 import { DialogueListQuery, ListQuery, MAX_CONTENT_CHARS, SendMessage } from './requests';
 
 const DIALOGUES = {
@@ -53,13 +41,8 @@ const MESSAGES = {
 } as const;
 
 /** The dialogue endpoints of protocols/assistant-platform.md, with and without `/api`. */
-@ApiTags('assistant platform')
-@ApiSecurity('x-api-key')
-@ApiHeader({ name: 'tenant-id', required: false })
-@ApiHeader({ name: 'user-id', required: false })
-@Scopes('dialogue')
 @UsePipes(validation('ignored'))
-@Controller(['api/copywriting', 'copywriting'])
+@PlatformController()
 export class DialogueController {
   constructor(
     private readonly replies: ReplyEngine,

@@ -1,6 +1,6 @@
 import type { OutgoingHttpHeaders } from 'node:http';
-import { Body, Controller, Get, HttpCode, Param, Post, Query, Req, Res, UsePipes } from '@nestjs/common';
-import { ApiHeader, ApiOperation, ApiProduces, ApiSecurity, ApiTags } from '@nestjs/swagger';
+import { Body, Get, HttpCode, Param, Post, Query, Req, Res, UsePipes } from '@nestjs/common';
+import { ApiHeader, ApiOperation, ApiProduces } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import {
   GENERATION_TYPE,
@@ -16,7 +16,7 @@ import {
   type ModelServiceId,
   type Principal,
 } from '../common';
-import { Caller, Scopes, validation, whilePresent } from '../common/http';
+import { Caller, validation, whilePresent } from '../common/http';
 import {
   AppGenerations,
   GenerationEndings,
@@ -35,7 +35,13 @@ import {
   wholeGeneration,
 } from './generation-records';
 import { pageOf } from './paging';
-import { idempotencyKeyOf, known, originOf, PROVIDER_RATE_RETRY_SECONDS } from './request-parts';
+import {
+  idempotencyKeyOf,
+  known,
+  originOf,
+  PROVIDER_RATE_RETRY_SECONDS,
+  PlatformController,
+} from './request-parts';
 import { Generate, RecordListQuery } from './requests';
 
 const RECORDS = {
@@ -48,13 +54,8 @@ const RECORDS = {
 const IMAGE_WAIT_MS = 10_000;
 
 /** Generation apps of protocols/assistant-platform.md, with and without `/api`. */
-@ApiTags('assistant platform')
-@ApiSecurity('x-api-key')
-@ApiHeader({ name: 'tenant-id', required: false })
-@ApiHeader({ name: 'user-id', required: false })
-@Scopes('dialogue')
 @UsePipes(validation('ignored'))
-@Controller(['api/copywriting', 'copywriting'])
+@PlatformController()
 export class GenerationController {
   constructor(
     private readonly apps: GenerationAppsRepository,

@@ -1,9 +1,24 @@
+import { applyDecorators, Controller } from '@nestjs/common';
+import { ApiHeader, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import type { FastifyRequest } from 'fastify';
 import { AppError, asId, badInput } from '../common';
+import { Scopes } from '../common/http';
 
 const MAX_IDEMPOTENCY_KEY_CHARS = 255;
 /** A provider that keeps refusing for rate was already asked three times: a client should leave it alone for a while. */
 export const PROVIDER_RATE_RETRY_SECONDS = 10;
+
+/** A part of the assistant platform under `copywriting/<path>`, with and without `/api`, for keys with the scope `dialogue`. */
+export function PlatformController(path = ''): ClassDecorator {
+  return applyDecorators(
+    ApiTags('assistant platform'),
+    ApiSecurity('x-api-key'),
+    ApiHeader({ name: 'tenant-id', required: false }),
+    ApiHeader({ name: 'user-id', required: false }),
+    Scopes('dialogue'),
+    Controller([`api/copywriting${path}`, `copywriting${path}`]),
+  );
+}
 
 /** An id of the path; what can't be one is an id nobody has. */
 export function known<T extends string>(value: string): T {

@@ -1,14 +1,15 @@
-import { Controller, HttpCode, Post, Req, Res } from '@nestjs/common';
+import { HttpCode, Post, Req, Res } from '@nestjs/common';
 import { RouteConfig } from '@nestjs/platform-fastify';
-import { ApiBody, ApiConsumes, ApiHeader, ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
+import { ApiBody, ApiConsumes, ApiOperation } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { badInput, type ModelServiceId, type Principal, type TenantId } from '../common';
-import { Caller, readAudioForm, Scopes, validation, whilePresent } from '../common/http';
+import { Caller, readAudioForm, validation, whilePresent } from '../common/http';
 import { AudioFetcher, audioFormatOf, Generations, wavSeconds } from '../generations';
 import { ModelServicesRepository, SERVICE_TYPE, type ResolvedService } from '../model-services';
 import { tenantOf } from '../replies';
 import { success } from './envelope';
 import { AudioOptions, SpokenAudio } from './requests';
+import { PlatformController } from './request-parts';
 
 const MAX_BYTES = 26_214_400;
 const MAX_SECONDS = 14_400;
@@ -25,12 +26,7 @@ interface Recording {
 }
 
 /** Speech to text of protocols/assistant-platform.md. A client that leaves aborts the provider's request. */
-@ApiTags('assistant platform')
-@ApiSecurity('x-api-key')
-@ApiHeader({ name: 'tenant-id', required: false })
-@ApiHeader({ name: 'user-id', required: false })
-@Scopes('dialogue')
-@Controller(['api/copywriting/message', 'copywriting/message'])
+@PlatformController('/message')
 export class SpeechController {
   private readonly checks = validation('ignored');
 

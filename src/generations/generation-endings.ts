@@ -23,6 +23,7 @@ import { Database, tenantScope } from '../database';
 import {
   appErrorOf,
   estimateTokens,
+  NO_USAGE,
   ProviderError,
   type ResolvedService,
   type TextUsage,
@@ -50,8 +51,6 @@ export type Ended = Pick<
 >;
 type Prices = Pick<ResolvedService, 'model' | 'inputPrice' | 'outputPrice'>;
 
-/** A model that gave nothing has nothing to be paid for. */
-const NOTHING: TextUsage = { promptTokens: 0, completionTokens: 0, totalTokens: 0 };
 /** A service that is gone has no price any more. */
 const FREE = { inputPrice: 0, outputPrice: 0 };
 /** Another process ends it unheard. */
@@ -81,7 +80,7 @@ export class GenerationEndings {
       error = null,
     } = ending;
     const counts =
-      usage ?? (status === 'failed' && result === '' ? NOTHING : estimate(record.prompt, result));
+      usage ?? (status === 'failed' && result === '' ? NO_USAGE : estimate(record.prompt, result));
     const { tenantId, id, keyId, userId, modelServiceId } = record;
     const credits = creditsOf(counts, service ?? FREE);
     const messageId = id as string as MessageId;

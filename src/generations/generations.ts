@@ -6,6 +6,7 @@ import {
   estimateTokens,
   inputsOf,
   MediaDriver,
+  NO_USAGE,
   ProviderError,
   SERVICE_TYPE,
   type EmbeddingsRequest,
@@ -52,8 +53,6 @@ interface Work<R> {
 }
 
 const DRAIN_LAST_WAIT_MS = 5_000;
-/** A model that gave nothing has nothing to be paid for. */
-const NOTHING: TextUsage = { promptTokens: 0, completionTokens: 0, totalTokens: 0 };
 
 /**
  * What a model makes in one piece. Each request leaves exactly one ledger row, however it ends. All three throw BAD_INPUT
@@ -192,7 +191,7 @@ export class Generations implements OnModuleDestroy {
     } finally {
       const { usage, ...rest } = ending;
       await this.metering.end(metered, {
-        ...(ending.outcome === 'failed' ? NOTHING : countsOf(usage, work.estimate(result))),
+        ...(ending.outcome === 'failed' ? NO_USAGE : countsOf(usage, work.estimate(result))),
         ...rest,
         estimated: !usage,
         firstPieceMs: null,

@@ -5,6 +5,7 @@ import {
   appErrorOf,
   estimatePromptTokens,
   estimateTokens,
+  NO_USAGE,
   ProviderError,
   type ChatMessage,
   type ResolvedService,
@@ -38,8 +39,6 @@ export interface Completion {
 }
 
 const DRAIN_LAST_WAIT_MS = 5_000;
-/** A model that gave nothing has nothing to be paid for. */
-const NOTHING: TextUsage = { promptTokens: 0, completionTokens: 0, totalTokens: 0 };
 
 /** A client that waits for the rest of it is told that it was cut off by a restart. */
 class Interrupted extends Error {}
@@ -122,7 +121,7 @@ export class Completions implements OnModuleDestroy {
     }
     const outcome = result ? 'finished' : outcomeOf(failure, request.signal);
     const gaveNothing = outcome === 'failed' && counted.written === '';
-    const usage = result?.usage ?? (gaveNothing ? NOTHING : usageOf(promptTokens, counted.written));
+    const usage = result?.usage ?? (gaveNothing ? NO_USAGE : usageOf(promptTokens, counted.written));
     await this.metering.end(metered, {
       ...usage,
       estimated: !result?.usage,

@@ -7,6 +7,7 @@ import {
   appErrorOf,
   estimatePromptTokens,
   estimateTokens,
+  NO_USAGE,
   ProviderError,
   type TextResult,
   type TextUsage,
@@ -114,8 +115,9 @@ export class ReplyWriter {
     const { tenantId, dialogueId, keyId, keyName, userId, assistantId, service, wire, reserved } =
       reply.settings;
     const told = ending.result?.usage;
+    const gaveNothing = ending.status === 'failed' && reply.text === '' && reply.reasoning === '';
     const { promptTokens, completionTokens, totalTokens } =
-      told ?? (ending.status === 'failed' ? estimateGiven(reply) : estimate(reply));
+      told ?? (gaveNothing ? NO_USAGE : estimate(reply));
     const estimated = !told;
     const credits = creditsOf({ promptTokens, completionTokens }, service);
     const counts = { promptTokens, completionTokens, totalTokens, credits };
@@ -171,12 +173,6 @@ class ReplyTooLong extends Error {}
 
 function failed(code: ErrorCode, message: string, attempts: number): Ending {
   return { status: 'failed', attempts, error: { code: ERRORS[code].status, message } };
-}
-
-/** A model that gave nothing has nothing to be paid for. */
-function estimateGiven(reply: LiveReply): TextUsage {
-  const nothing = reply.text === '' && reply.reasoning === '';
-  return nothing ? { promptTokens: 0, completionTokens: 0, totalTokens: 0 } : estimate(reply);
 }
 
 function estimate(reply: LiveReply): TextUsage {

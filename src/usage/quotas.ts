@@ -84,12 +84,18 @@ export const settleUsage = (
   used: { readonly totalTokens: number; readonly credits: number },
 ): Statement<void> => ({
   name: 'quota-settle',
-  text: `with settled as (delete from usage_reservations where tenant_id = $1 and id = $2 returning *)
-         update usage_counters c set tokens = c.tokens + $3 - s.tokens, credits = c.credits + $4 - s.credits
-         from settled s cross join lateral unnest(s.scopes, s.scope_ids, s.periods, s.starts)
-           as w(scope, scope_id, period, starts_at)
-         where c.tenant_id = s.tenant_id and c.scope = w.scope and c.scope_id = w.scope_id and c.period = w.period
-           and c.starts_at = w.starts_at`,
+  text: `with settled as (delete from usage_reservations where tenant_id = $1 and id = $2 returning *),
+         -- In the order in which they were reserved: two requests never wait for each other.
+         locked as (
+           select c.tenant_id, c.scope, c.scope_id, c.period, c.starts_at, s.tokens, s.credits
+           from settled s cross join lateral unnest(s.scopes, s.scope_ids, s.periods, s.starts)
+             with ordinality as w(scope, scope_id, period, starts_at, n)
+           join usage_counters c on c.tenant_id = s.tenant_id and c.scope = w.scope and c.scope_id = w.scope_id
+             and c.period = w.period and c.starts_at = w.starts_at
+           order by w.n for update of c)
+         update usage_counters c set tokens = c.tokens + $3 - l.tokens, credits = c.credits + $4 - l.credits
+         from locked l where c.tenant_id = l.tenant_id and c.scope = l.scope and c.scope_id = l.scope_id
+           and c.period = l.period and c.starts_at = l.starts_at`,
   values: [tenantId, id, used.totalTokens, used.credits],
   map: () => undefined,
 });

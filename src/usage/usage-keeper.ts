@@ -75,8 +75,15 @@ const interruptOrphans: Statement<number> = {
       from released r cross join lateral unnest(r.scopes, r.scope_ids, r.periods, r.starts)
         as w(scope, scope_id, period, starts_at)
       group by 1, 2, 3, 4, 5),
+    -- In the order in which requests reserve them: nobody waits for each other.
+    locked as (
+      select c.tenant_id, c.scope, c.scope_id, c.period, c.starts_at, s.tokens, s.credits
+      from sums s join usage_counters c on c.tenant_id = s.tenant_id and c.scope = s.scope and c.scope_id = s.scope_id
+        and c.period = s.period and c.starts_at = s.starts_at
+      order by c.tenant_id, array_position('{tenant,key,user,key-user}'::text[], c.scope), c.scope_id,
+        array_position('{minute,day,month}'::text[], c.period), c.starts_at for update of c),
     given as (
-      update usage_counters c set tokens = c.tokens + s.tokens, credits = c.credits + s.credits from sums s
+      update usage_counters c set tokens = c.tokens + s.tokens, credits = c.credits + s.credits from locked s
       where c.tenant_id = s.tenant_id and c.scope = s.scope and c.scope_id = s.scope_id and c.period = s.period
         and c.starts_at = s.starts_at)
     select count(*) as n from orphans`,

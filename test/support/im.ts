@@ -1,6 +1,8 @@
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { WebSocket } from 'ws';
 import { ask, type TestApp, type TestTenant } from './app';
+import { lifeOf, type Refusal } from './socket-life';
+
+export type { Refusal };
 
 // What a frame holds is what the test expects of it.
 export type Frame = Record<string, any>;
@@ -18,11 +20,6 @@ export interface ConnectOptions {
   readonly path?: string;
   /** False: WebSocket pings are left unanswered, so that nothing proves what was read. */
   readonly autoPong?: boolean;
-}
-export interface Refusal {
-  readonly status: number;
-  readonly headers: IncomingHttpHeaders;
-  readonly body: Frame;
 }
 
 /** How long something that must come may take; only a failing test waits that long. */
@@ -91,35 +88,11 @@ export class Peer {
       this.pings.push({ data, after: this.frames.length });
       this.wake();
     });
-    ws.on('error', () => undefined);
-    this.opened = new Promise((resolve, reject) => {
-      ws.once('open', () => resolve(this));
-      ws.once('close', (code) => reject(new Error(`closed with ${code} before it was open`)));
-    });
-    this.closed = new Promise((resolve) => {
-      ws.once('close', (code, reason) => {
-        resolve({ code, reason: reason.toString() });
-        this.wake();
-      });
-    });
-    this.refused = new Promise((resolve, reject) => {
-      ws.once('open', () => reject(new Error('it was let in')));
-      ws.once('unexpected-response', (_request, response: IncomingMessage) => {
-        let text = '';
-        response.setEncoding('utf8').on('data', (part: string) => (text += part));
-        response.once('end', () => {
-          resolve({
-            status: response.statusCode!,
-            headers: response.headers,
-            body: JSON.parse(text) as Frame,
-          });
-          ws.terminate();
-        });
-      });
-    });
-    // Each test looks at one of them.
+    const life = lifeOf(ws, () => this.wake());
+    this.opened = life.opened.then(() => this);
     this.opened.catch(() => undefined);
-    this.refused.catch(() => undefined);
+    this.closed = life.closed;
+    this.refused = life.refused;
   }
 
   /** An object, a text as it is to be on the wire, or bytes of a binary message. */

@@ -78,6 +78,9 @@ export interface TextUsage {
   readonly totalTokens: number;
 }
 
+/** Of a model that failed and gave nothing: it has nothing to be paid for. */
+export const NO_USAGE: TextUsage = { promptTokens: 0, completionTokens: 0, totalTokens: 0 };
+
 export interface TextResult {
   /** As the provider counts; null when it told nothing: then the engine estimates, and marks it so. */
   readonly usage: TextUsage | null;
