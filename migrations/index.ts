@@ -7,6 +7,7 @@ import { CreateOpenRequests1795700000000 } from './1795700000000-create-open-req
 import { PrepareRetention1795800000000 } from './1795800000000-prepare-retention';
 import { CreateUsageByDay1795900000000 } from './1795900000000-usage-by-day';
 import { CreateGenerationImages1796000000000 } from './1796000000000-create-generation-images';
+import { TenantLast1797000000000 } from './1797000000000-tenant-last';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -19,4 +20,5 @@ export const migrations = [
   PrepareRetention1795800000000,
   CreateUsageByDay1795900000000,
   CreateGenerationImages1796000000000,
+  TenantLast1797000000000,
 ];

@@ -41,7 +41,6 @@ export function applicationDataSource({ url, poolSize, entities }: DataSourceSet
         .map((setting) => `-c ${setting}`)
         .join(' '),
       connectionTimeoutMillis: 5_000,
-      query_timeout: 30_000,
       idleTimeoutMillis: 60_000,
       keepAlive: true,
     },

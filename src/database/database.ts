@@ -1,8 +1,9 @@
 import type { Socket } from 'node:net';
-import { Injectable, type OnApplicationShutdown } from '@nestjs/common';
+import { Injectable, Optional, type OnApplicationShutdown } from '@nestjs/common';
 import type { Pool, PoolClient } from 'pg';
 import { DataSource, type EntityManager } from 'typeorm';
 import { AppError } from '../common';
+import { StallWatch } from './stall-watch';
 import { beginUnder, type Scope } from './scope';
 import type { Row, Statement, StatementResults } from './statement';
 
@@ -15,7 +16,15 @@ export class Database implements OnApplicationShutdown {
   /** Counted for /metrics and for the benchmark's "what one message costs". */
   readonly counters = { statements: 0, roundTrips: 0, transactions: 0 };
 
-  constructor(private readonly dataSource: DataSource) {}
+  private readonly stalls: StallWatch;
+
+  constructor(
+    private readonly dataSource: DataSource,
+    /** Over the statements' own timeout ({@link applicationDataSource}): Postgres has its say first. */
+    @Optional() silenceMs = 35_000,
+  ) {
+    this.stalls = new StallWatch(this.pool, silenceMs);
+  }
 
   private get pool(): Pool {
     return (this.dataSource.driver as unknown as { master: Pool }).master;
@@ -74,8 +83,11 @@ export class Database implements OnApplicationShutdown {
     }
   }
 
-  /** All in one write, one wake-up of the backend, instead of one a statement. */
-  private async send(
+  /**
+   * All in one write, one wake-up of the backend, instead of one a statement. With callbacks: of the promises that `pg`
+   * would make, each query's keeps the next one's alive until a full collection of garbage, parameters and all.
+   */
+  private send(
     client: PoolClient,
     before: string | null,
     statements: readonly Statement<unknown>[],
@@ -84,26 +96,32 @@ export class Database implements OnApplicationShutdown {
     this.counters.roundTrips += 1;
     this.counters.statements += statements.length;
     const { stream } = (client as unknown as { connection: { stream: Socket } }).connection;
-    const sent: Promise<unknown>[] = [];
-    stream.cork();
-    try {
-      if (before !== null) sent.push(client.query(before));
-      for (const { name, text, values } of statements) {
-        sent.push(client.query<Row>({ name, text, values: values as unknown[] }));
+    return new Promise<Row[][]>((resolve, reject) => {
+      const rows: Row[][] = [];
+      let waiting = statements.length + (before === null ? 0 : 1) + (after === null ? 0 : 1);
+      let failure: Error | undefined;
+      const ended = (error?: Error): void => {
+        // The first failure is the cause; what follows it only says that the transaction is aborted.
+        failure ??= error;
+        waiting -= 1;
+        if (waiting > 0) return;
+        if (failure) reject(failure);
+        else resolve(rows);
+      };
+      stream.cork();
+      try {
+        if (before !== null) client.query(before, ended);
+        statements.forEach(({ name, text, values }, index) => {
+          client.query<Row>({ name, text, values: values as unknown[] }, (error, result) => {
+            if (!error) rows[index] = result.rows;
+            ended(error);
+          });
+        });
+        if (after !== null) client.query(after, ended);
+      } finally {
+        stream.uncork();
       }
-      if (after !== null) sent.push(client.query(after));
-    } finally {
-      stream.uncork();
-    }
-    const settled = await Promise.allSettled(sent);
-    // The first failure is the cause; what follows it only says that the transaction is aborted.
-    const failure = settled.find((result) => result.status === 'rejected');
-    if (failure) throw failure.reason;
-    const offset = before === null ? 0 : 1;
-    return statements.map((statement, index) => {
-      const result = settled[index + offset] as PromiseFulfilledResult<{ rows: Row[] }>;
-      return statement.map(result.value.rows);
-    });
+    }).then((rows) => statements.map(({ map }, index) => map(rows[index]!)));
   }
 
   /** One statement under a scope. */
@@ -156,6 +174,7 @@ export class Database implements OnApplicationShutdown {
   }
 
   async onApplicationShutdown(): Promise<void> {
+    this.stalls.stop();
     if (this.dataSource.isInitialized) await this.dataSource.destroy();
   }
 

@@ -47,6 +47,31 @@ interface Pending {
   readonly draft: MessageDraft;
   readonly done: OnAppended[];
   readonly since: number;
+  settled: boolean;
+}
+
+/** Messages that are stored together. */
+class Batch {
+  readonly messages: Pending[] = [];
+  /**
+   * By {@link underwayKey}. A map for each batch, dropped with it: of one that lived on, with a key coming and going for
+   * every message, V8 would keep each table it ever outgrew linked to the next, and so every message until a full
+   * collection.
+   */
+  readonly byKey = new Map<string, Pending>();
+  private chars = 0;
+
+  hasRoomFor({ frame }: MessageDraft): boolean {
+    return (
+      this.messages.length < MAX_BATCH && (this.chars === 0 || this.chars + frame.length <= MAX_BATCH_CHARS)
+    );
+  }
+
+  add(pending: Pending, key: string | null): void {
+    this.messages.push(pending);
+    this.chars += pending.draft.frame.length;
+    if (key !== null) this.byKey.set(key, pending);
+  }
 }
 
 /** One statement; measured: more messages in one bring nothing, and delay the first of them. */
@@ -83,10 +108,14 @@ export class MessageLog implements BeforeApplicationShutdown {
     unchanged: 0,
   };
   private readonly logger = new Logger(MessageLog.name);
-  private pending: Pending[] = [];
+  /** Oldest first: `ended` ones that are stored and not told, one being stored, others waiting, the last being filled. */
+  private readonly batches: Batch[] = [];
+  private ended = 0;
+  private begun = 0;
+  private waitingMessages = 0;
   private running: Promise<void> | undefined;
-  /** Of what is waiting or being stored: a retry that comes before its first copy is stored joins it. */
-  private readonly underway = new Map<string, Pending>();
+  /** Stored; told in this order, when the next batch is on its way. */
+  private readonly untold: { readonly messages: Pending[]; readonly results: readonly Appended[] }[] = [];
   /** Where conversations ended when this process last wrote to them. */
   private readonly ends = new LRUCache<ConversationId, ConversationEnd>({ max: MAX_ENDS });
   /** Batches that go the long way without trying the short one, which others' writing has made vain. */
@@ -98,31 +127,39 @@ export class MessageLog implements BeforeApplicationShutdown {
 
   /** Messages that wait for their batch. */
   get waiting(): number {
-    return this.pending.length;
+    return this.waitingMessages;
   }
 
   append(draft: MessageDraft, done: OnAppended): void {
-    if (draft.dedupe !== null) {
-      const key = underwayKey(draft, draft.dedupe);
-      const first = this.underway.get(key);
-      if (first) {
-        const same = sameContent(first.draft.frame, draft.frame);
-        first.done.push((result, error) => {
-          // What it waited for was not the first copy after all: it is judged by itself.
-          if (result?.outcome === 'conflict' && !same) this.append(draft, done);
-          else done(result && repeatOf(result, same), error);
-        });
-        return;
-      }
+    const key = draft.dedupe === null ? null : underwayKey(draft, draft.dedupe);
+    const first = key === null ? undefined : this.findUnderway(key);
+    if (first) {
+      const same = sameContent(first.draft.frame, draft.frame);
+      first.done.push((result, error) => {
+        // What it waited for was not the first copy after all: it is judged by itself.
+        if (result?.outcome === 'conflict' && !same) this.append(draft, done);
+        else done(result && repeatOf(result, same), error);
+      });
+      return;
     }
-    if (this.pending.length >= MAX_PENDING) {
+    if (this.waitingMessages >= MAX_PENDING) {
       done(null, new AppError('OVERLOADED', { retryAfterSeconds: 1 }));
       return;
     }
-    const pending: Pending = { draft, done: [done], since: Date.now() };
-    if (draft.dedupe !== null) this.underway.set(underwayKey(draft, draft.dedupe), pending);
-    this.pending.push(pending);
+    let batch = this.batches.length > this.begun ? this.batches.at(-1) : undefined;
+    if (!batch?.hasRoomFor(draft)) this.batches.push((batch = new Batch()));
+    batch.add({ draft, done: [done], since: Date.now(), settled: false }, key);
+    this.waitingMessages += 1;
     this.running ??= this.run();
+  }
+
+  /** Of what is waiting or being stored: a retry that comes before its first copy is stored joins it. */
+  private findUnderway(key: string): Pending | undefined {
+    for (const { byKey } of this.batches) {
+      const pending = byKey.get(key);
+      if (pending && !pending.settled) return pending;
+    }
+    return undefined;
   }
 
   /** The same as a promise, for callers that send one message at a time. */
@@ -170,32 +207,26 @@ export class MessageLog implements BeforeApplicationShutdown {
   private async run(): Promise<void> {
     // Everything that this very read of the sockets brings goes into the first batch.
     await Promise.resolve();
-    while (this.pending.length > 0) {
-      await this.commit(this.take());
+    while (this.batches.length > this.begun) {
+      const { messages } = this.batches[this.begun]!;
+      this.begun += 1;
+      this.waitingMessages -= messages.length;
+      const committing = this.commit(messages);
+      // Postgres is given its work before the sockets are given theirs: both are done at the same time.
+      if (this.ended > 0) {
+        await nextTurn();
+        this.tell();
+      }
+      await committing;
+      this.ended += 1;
+      if (this.batches.length === this.begun) this.tell();
       // What has come to the sockets meanwhile is read first: it goes into the next batch, not into one of its own.
-      await new Promise((resolve) => setImmediate(resolve));
+      await nextTurn();
     }
     this.running = undefined;
   }
 
-  private take(): Pending[] {
-    let chars = 0;
-    let count = 0;
-    while (count < this.pending.length && count < MAX_BATCH) {
-      const { length } = this.pending[count]!.draft.frame;
-      if (count > 0 && chars + length > MAX_BATCH_CHARS) break;
-      chars += length;
-      count += 1;
-    }
-    if (count === this.pending.length) {
-      const all = this.pending;
-      this.pending = [];
-      return all;
-    }
-    return this.pending.splice(0, count);
-  }
-
-  /** Resolves when every message of the batch is settled, one way or the other. Never rejects. */
+  /** Resolves when every message of the batch is settled, or stored and to be told. Never rejects. */
   private async commit(batch: Pending[]): Promise<void> {
     let rest = batch;
     let inDoubt = false;
@@ -297,7 +328,17 @@ export class MessageLog implements BeforeApplicationShutdown {
 
   private settleBatch(batch: Pending[], results: readonly Appended[]): void {
     this.counters.batches += 1;
-    batch.forEach((pending, index) => this.settle(pending, results[index]!));
+    this.untold.push({ messages: batch, results });
+  }
+
+  /** Everybody whose message has ended. */
+  private tell(): void {
+    for (const { messages, results } of this.untold.splice(0)) {
+      messages.forEach((pending, index) => this.settle(pending, results[index]!));
+    }
+    this.batches.splice(0, this.ended);
+    this.begun -= this.ended;
+    this.ended = 0;
   }
 
   /** Whether the first attempt was committed is unknown: what it stored is found by id, under the conversations' locks. */
@@ -337,10 +378,10 @@ export class MessageLog implements BeforeApplicationShutdown {
     return rest;
   }
 
-  private settle({ draft, done }: Pending, result: Appended | null, error: AppError | null = null): void {
-    if (draft.dedupe !== null) this.underway.delete(underwayKey(draft, draft.dedupe));
+  private settle(pending: Pending, result: Appended | null, error: AppError | null = null): void {
+    pending.settled = true;
     this.counters[result?.outcome ?? 'failed'] += 1;
-    for (const tell of done) {
+    for (const tell of pending.done) {
       try {
         tell(result, error);
       } catch (failure) {
@@ -350,6 +391,8 @@ export class MessageLog implements BeforeApplicationShutdown {
     }
   }
 }
+
+const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 function scopeOf(drafts: readonly MessageDraft[]) {
   return tenantsScope(drafts.map(({ tenantId }) => tenantId));
