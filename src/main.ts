@@ -1,3 +1,4 @@
+import './garbage-collection';
 import 'reflect-metadata';
 import { startApp, type App } from './app';
 import { Config, ConfigError } from './config';

@@ -158,6 +158,9 @@ export class EmbeddedPostgres {
       unix_socket_directories: '',
       max_connections: '100',
       fsync: 'on',
+      // initdb's own would be 64 and 5 segments.
+      max_wal_size: '1GB',
+      min_wal_size: '80MB',
       logging_collector: 'off',
       log_timezone: 'UTC',
       timezone: 'UTC',
@@ -454,6 +457,8 @@ async function initialise({ dataDir, directory, password, binaries, runner }: Cl
       `--pwfile=${secret}`,
       ...['--username=postgres', '--auth=scram-sha-256', '--no-instructions'],
       ...['--encoding=UTF8', '--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8'],
+      // A new segment of the log is filled with zeros and flushed while everybody waits: 14 ms for the usual 16 MiB.
+      '--wal-segsize=1',
     ];
     try {
       await run(command, args, { ...runner.identity, cwd: '/', env: CHILD_ENV, timeout: INIT_TIMEOUT_MS });

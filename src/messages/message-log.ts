@@ -77,6 +77,7 @@ class Batch {
 /** One statement; measured: more messages in one bring nothing, and delay the first of them. */
 const MAX_BATCH = 500;
 const MAX_BATCH_CHARS = 4_000_000;
+const MAX_GATHER_MS = 10;
 const MAX_PENDING = 100_000;
 /** How long messages wait for a database that is away before their senders are told. */
 const PATIENCE_MS = 20_000;
@@ -209,6 +210,7 @@ export class MessageLog implements BeforeApplicationShutdown {
     await Promise.resolve();
     while (this.batches.length > this.begun) {
       const { messages } = this.batches[this.begun]!;
+      const began = performance.now();
       this.begun += 1;
       this.waitingMessages -= messages.length;
       const committing = this.commit(messages);
@@ -219,9 +221,11 @@ export class MessageLog implements BeforeApplicationShutdown {
       }
       await committing;
       this.ended += 1;
-      if (this.batches.length === this.begun) this.tell();
+      const early = began + gatherMs(messages.length) - performance.now();
+      if (this.batches.length === this.begun || early > 0) this.tell();
+      if (early > 0) await new Promise((resolve) => setTimeout(resolve, early));
       // What has come to the sockets meanwhile is read first: it goes into the next batch, not into one of its own.
-      await nextTurn();
+      else await nextTurn();
     }
     this.running = undefined;
   }
@@ -392,6 +396,11 @@ export class MessageLog implements BeforeApplicationShutdown {
   }
 }
 
+/**
+ * From one batch's beginning to the next one's, at least. Few messages wait for nothing; many are cheaper together, in
+ * Postgres and on the sockets, by half from eight a millisecond on.
+ */
+const gatherMs = (messages: number): number => Math.min(MAX_GATHER_MS, messages / 8);
 const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 function scopeOf(drafts: readonly MessageDraft[]) {
