@@ -33,13 +33,17 @@ export class Database implements OnApplicationShutdown {
   /**
    * Runs the statements in one transaction and one network round trip: BEGIN, the scope, the statements and COMMIT
    * are sent together (pg's pipeline mode). All of them take effect or none. A statement sees what those before it wrote.
+   * `whenSent` is called when they are on their way: for what can be done while Postgres works. It must not throw.
    */
   async run<const S extends readonly Statement<unknown>[]>(
     scope: Scope,
     statements: S,
+    whenSent?: () => void,
   ): Promise<StatementResults<S>> {
     return this.onClient(async (client) => {
-      const results = await this.send(client, beginUnder(scope), statements, 'COMMIT');
+      const sent = this.send(client, beginUnder(scope), statements, 'COMMIT');
+      whenSent?.();
+      const results = await sent;
       return results as StatementResults<S>;
     });
   }
@@ -125,8 +129,8 @@ export class Database implements OnApplicationShutdown {
   }
 
   /** One statement under a scope. */
-  async one<T>(scope: Scope, statement: Statement<T>): Promise<T> {
-    const [result] = await this.run(scope, [statement]);
+  async one<T>(scope: Scope, statement: Statement<T>, whenSent?: () => void): Promise<T> {
+    const [result] = await this.run(scope, [statement], whenSent);
     return result;
   }
 

@@ -77,7 +77,7 @@ class Batch {
 /** One statement; measured: more messages in one bring nothing, and delay the first of them. */
 const MAX_BATCH = 500;
 const MAX_BATCH_CHARS = 4_000_000;
-const MAX_GATHER_MS = 10;
+const MAX_GATHER_MS = 5;
 const MAX_PENDING = 100_000;
 /** How long messages wait for a database that is away before their senders are told. */
 const PATIENCE_MS = 20_000;
@@ -214,7 +214,7 @@ export class MessageLog implements BeforeApplicationShutdown {
       this.begun += 1;
       this.waitingMessages -= messages.length;
       const committing = this.commit(messages);
-      // Postgres is given its work before the sockets are given theirs: both are done at the same time.
+      // Told by now, unless there is nobody to send to, or the batch goes the long way.
       if (this.ended > 0) {
         await nextTurn();
         this.tell();
@@ -314,6 +314,8 @@ export class MessageLog implements BeforeApplicationShutdown {
     const unchanged = await this.database.one(
       scopeOf(drafts),
       storeIfUnchanged(numbered, before, oldestCopy(drafts)),
+      // Postgres is given its work before the sockets are given theirs: both are done at the same time.
+      () => this.tell(),
     );
     if (!unchanged) {
       this.doubts = this.nextDoubts;
