@@ -158,8 +158,9 @@ export class EmbeddedPostgres {
       unix_socket_directories: '',
       max_connections: '100',
       fsync: 'on',
-      // initdb's own would be 64 and 5 segments.
-      max_wal_size: '1GB',
+      // By the clock, then, and not after half a gigabyte of messages: commits wait for a checkpoint's flushes. Unless
+      // it is written to that fast, the log stays small.
+      max_wal_size: '4GB',
       min_wal_size: '80MB',
       logging_collector: 'off',
       log_timezone: 'UTC',
