@@ -3,7 +3,7 @@ import { setFlagsFromString } from 'node:v8';
 
 /**
  * How V8 is to collect the garbage of this server, whose objects nearly all die within a batch's time. Imported before
- * everything else, so that it holds for however the server is started; docs/operations.md says what it is for.
+ * everything else, so that it holds for however the server is started (docs/sizing.md, "Messages").
  */
 
 // What outlived a few collections in a busy moment would be made in the old generation from then on, garbage and all:
