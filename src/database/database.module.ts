@@ -14,7 +14,7 @@ export class DatabaseModule {
       providers: [
         { provide: DataSource, useValue: dataSource },
         { provide: IdGenerator, useValue: new IdGenerator() },
-        Database,
+        { provide: Database, useFactory: (source: DataSource) => new Database(source), inject: [DataSource] },
         NodeRegistry,
       ],
       exports: [Database, NodeRegistry, IdGenerator],

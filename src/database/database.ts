@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import { Injectable, Optional, type OnApplicationShutdown } from '@nestjs/common';
+import { Injectable, type OnApplicationShutdown } from '@nestjs/common';
 import type { Pool, PoolClient } from 'pg';
 import { DataSource, type EntityManager } from 'typeorm';
 import { AppError } from '../common';
@@ -21,7 +21,7 @@ export class Database implements OnApplicationShutdown {
   constructor(
     private readonly dataSource: DataSource,
     /** Over the statements' own timeout ({@link applicationDataSource}): Postgres has its say first. */
-    @Optional() silenceMs = 35_000,
+    silenceMs = 35_000,
   ) {
     this.stalls = new StallWatch(this.pool, silenceMs);
   }
