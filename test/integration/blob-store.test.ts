@@ -9,14 +9,16 @@ import { S3Server } from '../support/s3-server';
 
 let database: Awaited<ReturnType<typeof freshDatabase>>;
 let source: DataSource;
+let ofApplication: Database;
 let s3: S3Server;
 
 beforeAll(async () => {
   [database, s3] = await Promise.all([freshDatabase(), S3Server.start()]);
   source = await applicationDataSource({ url: database.url, poolSize: 4, entities }).initialize();
+  ofApplication = new Database(source);
 });
 afterAll(async () => {
-  await source.destroy();
+  await ofApplication.onApplicationShutdown();
   await Promise.all([database.drop(), s3.close()]);
 });
 
@@ -24,14 +26,14 @@ const tenants = ['1', '2'] as unknown as [TenantId, TenantId];
 const bucket = (credentials = s3.credentials) =>
   new S3BlobStore(
     { bucket: 'pictures', region: 'eu-1', endpoint: s3.url, credentials, forcePathStyle: true },
-    new Database(source),
+    ofApplication,
   );
 
-blobStoreContract('PostgreSQL', () => ({ store: new PostgresBlobStore(new Database(source)), tenants }));
+blobStoreContract('PostgreSQL', () => ({ store: new PostgresBlobStore(ofApplication), tenants }));
 blobStoreContract('S3', () => ({ store: bucket(), tenants }));
 
 it('in PostgreSQL are rows of their tenant', async () => {
-  const store = new PostgresBlobStore(new Database(source));
+  const store = new PostgresBlobStore(ofApplication);
   const hash = await store.put(tenants[1], { bytes: Buffer.from('a row'), mimeType: 'image/webp' });
   expect(
     await query(database.url, 'select tenant_id, mime_type, bytes from blobs where sha256 = $1', [hash]),

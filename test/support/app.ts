@@ -59,7 +59,7 @@ export async function bootApp(env: Record<string, string> = {}, databaseUrl?: st
   const config = Config.load({
     NODE_ENV: 'test',
     PORT: '0',
-    LOG_LEVEL: 'fatal',
+    LOG_LEVEL: 'error',
     DRAIN_TIMEOUT_MS: '200',
     ...env,
   });
