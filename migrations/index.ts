@@ -8,6 +8,7 @@ import { PrepareRetention1795800000000 } from './1795800000000-prepare-retention
 import { CreateUsageByDay1795900000000 } from './1795900000000-usage-by-day';
 import { CreateGenerationImages1796000000000 } from './1796000000000-create-generation-images';
 import { TenantLast1797000000000 } from './1797000000000-tenant-last';
+import { CountBySide1798000000000 } from './1798000000000-count-by-side';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -21,4 +22,5 @@ export const migrations = [
   CreateUsageByDay1795900000000,
   CreateGenerationImages1796000000000,
   TenantLast1797000000000,
+  CountBySide1798000000000,
 ];

@@ -262,6 +262,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
       ...said,
       tenantId,
       conversationId,
+      side: null,
       client: '',
       clientTime: Date.now(),
       only: null,

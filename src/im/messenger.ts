@@ -7,6 +7,7 @@ import {
   ASSISTANT_PREFIX,
   ConversationsRepository,
   MessageLog,
+  sideOf,
   type Appended,
   type LogEntry,
   type MemberRole,
@@ -39,6 +40,8 @@ export interface OutgoingMessage {
 
 export interface Route {
   readonly conversationId: ConversationId;
+  /** Who is on the other side; null: it is a group. */
+  readonly peer: string | null;
   readonly assistant: Contact | null;
 }
 
@@ -81,13 +84,13 @@ export class Messenger {
     if (type === 'group') {
       const known = this.routes.get(groupKey(sender.tenantId, to));
       const mentions = typeof msg.content === 'string' && msg.content.includes('@');
-      if (known && !mentions) return { conversationId: known, assistant: null };
+      if (known && !mentions) return { conversationId: known, peer: null, assistant: null };
       return this.routeGroup(sender, to, mentions ? (msg.content as string) : '');
     }
     if (to.startsWith(ASSISTANT_PREFIX))
       return this.routeAssistant(sender, to, { slug: to.slice(ASSISTANT_PREFIX.length) });
     const known = this.routes.get(pairKey(sender.tenantId, sender.userId, to));
-    if (known) return { conversationId: known, assistant: null };
+    if (known) return { conversationId: known, peer: to, assistant: null };
     return this.routeSingle(sender, to);
   }
 
@@ -100,6 +103,7 @@ export class Messenger {
       tenantId,
       conversationId: route.conversationId,
       sender: userId,
+      side: route.peer === null ? null : sideOf(userId, route.peer),
       client,
       dedupe: dedupeKey(userId, frame.msg),
       clientTime: clientTime(frame.msg, Date.now()),
@@ -222,7 +226,7 @@ export class Messenger {
       if (!group) throw new FrameError(CODE.noGroup, 'target: no such group');
       this.routes.set(key, (conversationId = group.id));
     }
-    return { conversationId, assistant: await this.mentioned(tenantId, content) };
+    return { conversationId, peer: null, assistant: await this.mentioned(tenantId, content) };
   }
 
   /** The first assistant that a text mentions by `@slug`. */
@@ -245,7 +249,7 @@ export class Messenger {
     }
     const conversationId = await this.conversations.single(tenantId, userId, to, null);
     this.routes.set(pairKey(tenantId, userId, to), conversationId);
-    return { conversationId, assistant: null };
+    return { conversationId, peer: to, assistant: null };
   }
 
   private async routeAssistant(
@@ -262,7 +266,7 @@ export class Messenger {
       conversationId = await this.conversations.single(tenantId, userId, peer, assistant.assistantId);
       this.routes.set(key, conversationId);
     }
-    return { conversationId, assistant };
+    return { conversationId, peer, assistant };
   }
 }
 

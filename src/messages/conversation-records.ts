@@ -60,7 +60,14 @@ export interface LogEntry {
 
 /** The two sides of a one-to-one conversation, the same whoever writes first. */
 export function singleKey(a: string, b: string): string {
-  return JSON.stringify(a < b ? [a, b] : [b, a]);
+  return JSON.stringify(sideOf(a, b) === 0 ? [a, b] : [b, a]);
+}
+
+/** Of the two of a one-to-one conversation: the first in its key, or the second. */
+export type Side = 0 | 1;
+
+export function sideOf(userId: string, peer: string): Side {
+  return userId < peer || userId === peer ? 0 : 1;
 }
 
 /** Prefix of the side that is an assistant: no user's id may begin with it. */

@@ -11,8 +11,16 @@ import {
   type TenantId,
 } from '../common';
 import { Database, tenantScope, type Row, type Statement } from '../database';
-import { ASSISTANT_PREFIX, singleKey } from './conversation-records';
-import type { Conversation, ConversationKind, LogEntry, Member, MemberRole } from './conversation-records';
+import { SENT_BY_MEMBER } from './append-statements';
+import { ASSISTANT_PREFIX, sideOf, singleKey } from './conversation-records';
+import type {
+  Conversation,
+  ConversationKind,
+  LogEntry,
+  Member,
+  MemberRole,
+  Side,
+} from './conversation-records';
 import { toEntry } from './message-log';
 
 /** A change of who is in a group: an entry of its log, made with the change in one transaction. */
@@ -68,9 +76,12 @@ export class ConversationsRepository {
     const key = singleKey(a, b);
     const found = await this.database.one(tenantScope(tenantId), findId(tenantId, 'single', key));
     if (found) return found;
-    const users = [...new Set([a, b])].filter((id) => !id.startsWith(ASSISTANT_PREFIX));
+    const members = [
+      { userId: a, side: sideOf(a, b) },
+      ...(a === b ? [] : [{ userId: b, side: sideOf(b, a) }]),
+    ].filter(({ userId }) => !userId.startsWith(ASSISTANT_PREFIX));
     const [, id] = await this.database.run(tenantScope(tenantId), [
-      createSingle(this.ids.next(), tenantId, key, assistantId, users),
+      createSingle(this.ids.next(), tenantId, key, assistantId, members),
       findId(tenantId, 'single', key),
     ]);
     if (!id) throw new AppError('INTERNAL');
@@ -428,16 +439,23 @@ const createSingle = (
   tenantId: TenantId,
   key: string,
   assistantId: AssistantId | null,
-  users: readonly string[],
+  members: readonly { readonly userId: string; readonly side: Side }[],
 ): Statement<void> => ({
   name: 'conversation-create-single',
   text: `with made as (
       insert into conversations (id, tenant_id, kind, key, assistant_id, member_count)
       values ($1, $2, 'single', $3, $4, cardinality($5::text[]))
       on conflict (key, tenant_id, kind) do nothing returning id)
-    insert into conversation_members (conversation_id, user_id, tenant_id)
-    select made.id, u, $2 from made, unnest($5::text[]) as u`,
-  values: [id, tenantId, key, assistantId, users],
+    insert into conversation_members (conversation_id, user_id, tenant_id, side)
+    select made.id, u, $2, side from made, unnest($5::text[], $6::smallint[]) as m(u, side)`,
+  values: [
+    id,
+    tenantId,
+    key,
+    assistantId,
+    members.map(({ userId }) => userId),
+    members.map(({ side }) => side),
+  ],
   map: () => undefined,
 });
 
@@ -510,14 +528,14 @@ const markRead = (
 ): Statement<{ readSeq: number; moved: boolean } | null> => ({
   name: 'conversation-read',
   text: `with standing as (
-      select m.conversation_id, m.user_id, m.read_seq, least($4, c.last_seq) as target, c.last_seq
+      select m.conversation_id, m.user_id, m.read_seq, least($4, c.last_seq) as target, c.last_seq,
+        ${SENT_BY_MEMBER} as sent
       from conversation_members m join conversations c on c.id = m.conversation_id
       where m.tenant_id = $1 and m.conversation_id = $2 and m.user_id = $3 and m.until_seq is null
       for update of m),
     moved as (
       update conversation_members m set read_seq = s.target,
-        read_own = coalesce((select sent from conversation_senders where conversation_id = $2 and sender = $3), 0)
-          - (select count(*) from messages o
+        read_own = s.sent - (select count(*) from messages o
              where o.tenant_id = $1 and o.conversation_id = $2 and o.seq > s.target and o.sender = $3)
       from standing s
       where m.conversation_id = s.conversation_id and m.user_id = s.user_id and s.target > s.read_seq

@@ -10,6 +10,7 @@ import {
   type Scope,
   type Statement,
 } from '../database';
+import { SENT_BY_MEMBER } from './append-statements';
 import type { ConversationKind, Standing } from './conversation-records';
 
 /** One connection of a user's device kind. */
@@ -211,14 +212,13 @@ const readStandings = (sessions: readonly DeviceSession[]): Statement<Map<number
   text: `with ${INPUT},
     ranked as (
       select i.ord, c.id, c.kind, c.key, c.assistant_id, c.last_seq, c.last_id, m.read_seq, m.until_seq,
-        coalesce(s.sent, 0) - m.read_own as own, greatest(coalesce(k.seq, 0), m.from_seq) as mark,
+        ${SENT_BY_MEMBER} - m.read_own as own, greatest(coalesce(k.seq, 0), m.from_seq) as mark,
         row_number() over (partition by i.ord order by c.last_id desc) as rank
       from input i
       join conversation_members m on m.tenant_id = i.tenant_id and m.user_id = i.user_id
       join conversations c on c.id = m.conversation_id
       left join device_marks k on k.tenant_id = i.tenant_id and k.user_id = i.user_id and k.client = i.client
-        and k.conversation_id = c.id
-      left join conversation_senders s on s.tenant_id = i.tenant_id and s.conversation_id = c.id and s.sender = i.user_id)
+        and k.conversation_id = c.id)
     select * from ranked where rank <= ${RECENT_CONVERSATIONS} or coalesce(until_seq, last_seq) > mark
     order by ord, rank`,
   values: columnsOf(sessions),

@@ -35,6 +35,7 @@ const draft = (at: number, msgId: string, content = 'x'): MessageDraft => ({
   tenantId: acme.id as TenantId,
   conversationId,
   sender: 'ann',
+  side: 0,
   client: 'pc',
   dedupe: `ann\n${msgId}\n${at}`,
   clientTime: at,

@@ -32,6 +32,7 @@ const messages = OURS.map((conversationId, index): NumberedMessage => ({
     tenantId: TENANT,
     conversationId,
     sender: 'ann',
+    side: 0,
     client: 'pc',
     dedupe: `ann\n${index}\n1`,
     clientTime: 1,
@@ -43,7 +44,10 @@ const messages = OURS.map((conversationId, index): NumberedMessage => ({
 const ends = new Map(OURS.map((id) => [id, { tenantId: TENANT, lastSeq: 0 }]));
 
 const STATEMENTS: Readonly<Record<string, Statement<unknown>>> = {
-  'the whole of a batch in one statement': storeIfUnchanged(messages, ends, '1'),
+  'the whole of a batch in one statement': storeIfUnchanged(messages, ends, {
+    oldest: '1',
+    newest: '9223372036854775807',
+  }),
   locking: lockConversations(OURS),
   'storing under locks': storeStatements(messages, new Map())[0]!,
 };
@@ -84,7 +88,9 @@ async function explain({ name, values }: Statement<unknown>): Promise<PlanNode> 
   const literal = (value: unknown): string => {
     if (Buffer.isBuffer(value)) return `array[${textsOf(value).map(literal).join(', ')}]::text[]`;
     if (value === null) return 'null';
-    return escapeLiteral(Array.isArray(value) ? `{${value.join(',')}}` : (value as string));
+    return escapeLiteral(
+      Array.isArray(value) ? `{${value.join(',')}}` : (value as string | number).toString(),
+    );
   };
   await sql(beginUnder(tenantsScope([TENANT])));
   try {

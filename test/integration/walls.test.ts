@@ -398,6 +398,7 @@ describe('the wall of the repositories, with row-level security down', () => {
           await log.store({
             ...message,
             tenantId: me,
+            side: null,
             dedupe: null,
             clientTime: null,
             only: null,
