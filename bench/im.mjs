@@ -250,7 +250,7 @@ export async function measure({ only = SECTIONS, profileDir, manyRows, say }) {
         say(`latency: ${side.name} at ${perSecond.toFixed(0)} messages/s`);
         return run('latency', side, 'pace', { ...PACED, perSecond });
       };
-      const [floor, ours] = [await withRelay(paced), await paced(sideOf(parley))];
+      const [ours, floor] = [await paced(sideOf(parley)), await withRelay(paced)];
       rounds.push({ perSecond, floor, ours });
       const p99 = (side) => percentile(side.ackMs, 99).toFixed(1);
       say(

@@ -9,6 +9,7 @@ import { CreateUsageByDay1795900000000 } from './1795900000000-usage-by-day';
 import { CreateGenerationImages1796000000000 } from './1796000000000-create-generation-images';
 import { TenantLast1797000000000 } from './1797000000000-tenant-last';
 import { CountBySide1798000000000 } from './1798000000000-count-by-side';
+import { VacuumMessagesLess1799000000000 } from './1799000000000-vacuum-messages-less';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -23,4 +24,5 @@ export const migrations = [
   CreateGenerationImages1796000000000,
   TenantLast1797000000000,
   CountBySide1798000000000,
+  VacuumMessagesLess1799000000000,
 ];

@@ -56,6 +56,17 @@ it('has this month and the next', async () => {
   expect(await partitions()).toContain(nameOf(now + 62 * DAY_MS));
 });
 
+it('are vacuumed after millions of new messages, not after a fifth more', async () => {
+  await app.app.nest.get(MessagePartitions).tend(Date.now() + 62 * DAY_MS);
+  const settings = await query<{ reloptions: string[] | null }>(
+    app.databaseUrl,
+    `select c.reloptions from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'messages'::regclass`,
+  );
+  expect(settings.length).toBeGreaterThan(3);
+  for (const { reloptions } of settings)
+    expect(reloptions).toContain('autovacuum_vacuum_insert_threshold=5000000');
+});
+
 it('knows a message again whose first copy lies in an older partition', async () => {
   const lastMonth = Date.now() - 31 * DAY_MS;
   const first = await log.store(draft(lastMonth, 'old'));
