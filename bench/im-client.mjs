@@ -1,9 +1,9 @@
-// The load on an IM wire: one process, bare `ws`, the same for Parley and for what it is measured against. It looks at
-// frames as text, without parsing them, so that as much of the machine as possible is left to the server; still every
-// message has to arrive once, at both ends, with the numbers 1, 2, 3 … of its conversation.
+// The load on an IM wire: one process, the same for Parley and for what it is measured against. Its sockets are
+// wire.mjs's, and it looks at frames as text, without parsing them, so that as much of the machine as possible is left to
+// the server; still every message has to arrive once, at both ends, with the numbers 1, 2, 3 … of its conversation.
 // Commands come over IPC as {id, command, …}; each is answered with {id, …}.
 import { setTimeout as delay } from 'node:timers/promises';
-import { WebSocket } from 'ws';
+import { Wire } from './wire.mjs';
 
 const DRAIN_MS = 20_000;
 const OPEN_MS = 30_000;
@@ -50,31 +50,25 @@ class Device {
 
   connect() {
     this.attempts += 1;
-    const ws = new WebSocket(this.address, this.rich ? ['parley.im.v1'] : [], {
-      perMessageDeflate: false,
-      skipUTF8Validation: true,
-      handshakeTimeout: OPEN_MS,
+    this.closed = new Promise((resolve) => {
+      this.wire = new Wire(this.address, {
+        protocol: this.rich && 'parley.im.v1',
+        timeoutMs: OPEN_MS,
+        onOpen: () => this.rich || this.isReady(),
+        onFrame: (buffer, from, to) => {
+          if (this.rich && buffer.latin1Slice(from, Math.min(to, from + 40)).includes('"type":"ready"'))
+            this.isReady();
+          else this.onFrame(buffer, from, to);
+        },
+        onClose: (code, why) => {
+          resolve();
+          if (this.closing) return;
+          if (this.comesBack && this.attempts < MAX_ATTEMPTS)
+            setTimeout(() => this.connect(), 500 + Math.random() * 1_000);
+          else fail(`${this.name}: closed with ${code} ${why}`);
+        },
+      });
     });
-    this.ws = ws;
-    let why = '';
-    ws.on('open', () => {
-      this.socket = ws._socket;
-      if (!this.rich) this.isReady();
-    });
-    ws.on('message', (data) => {
-      if (this.rich && data.latin1Slice(0, 40).includes('"type":"ready"')) this.isReady();
-      else this.onFrame(data);
-    });
-    ws.on('error', ({ message }) => (why = message));
-    this.closed = new Promise((resolve) =>
-      ws.on('close', (code, reason) => {
-        resolve();
-        if (this.closing) return;
-        if (this.comesBack && this.attempts < MAX_ATTEMPTS)
-          setTimeout(() => this.connect(), 500 + Math.random() * 1_000);
-        else fail(`${this.name}: closed with ${code} ${reason} ${why}`);
-      }),
-    );
   }
 
   /** The `n`th message, to the other of the pair; `n` is its `msgId`. */
@@ -88,7 +82,7 @@ class Device {
     this.received += 1;
     if (!this.rich || this.received % ACK_EVERY > 0) return;
     this.conversationId ??= /"conversationId":"([^"]+)"/.exec(text)?.[1];
-    this.ws.send(`{"type":"ack","conversationId":"${this.conversationId}","seq":${seq}}`);
+    this.wire.send(`{"type":"ack","conversationId":"${this.conversationId}","seq":${seq}}`);
   }
 }
 
@@ -113,12 +107,11 @@ class Traffic {
     Object.assign(this, { onAcknowledged, onDelivered, onDone });
     devices.forEach((device, i) => {
       device.peer = devices[i ^ 1];
-      device.onFrame = (data) => this.take(device, data);
+      device.onFrame = (buffer, from, to) => this.take(device, buffer.latin1Slice(from, to));
     });
   }
 
-  take(device, data) {
-    const text = data.latin1Slice();
+  take(device, text) {
     const n = numberAfter(text, '"msgId":"');
     const seq = numberAfter(text, '"seq":');
     if (text.includes('"type":"sent"')) {
@@ -184,17 +177,16 @@ let corkedDevices = [];
 function sendSoon(device, text) {
   if (!device.corked) {
     device.corked = true;
-    device.socket.cork();
     if (corkedDevices.push(device) === 1) setImmediate(uncorkAll);
   }
-  device.ws.send(text);
+  device.wire.queue(text);
 }
 function uncorkAll() {
   const all = corkedDevices;
   corkedDevices = [];
   for (const device of all) {
     device.corked = false;
-    device.socket.uncork();
+    device.wire.flush();
   }
 }
 
@@ -232,7 +224,7 @@ async function pace({ perSecond, warmUpMs, measureMs, ordered }, told) {
     for (let due; i < count && (due = began + (i * 1000) / perSecond) <= performance.now(); i += 1) {
       const device = devices[i % devices.length];
       device.dueAt.push(due);
-      device.ws.send(device.message());
+      device.wire.send(device.message());
     }
     await delay(1);
   }
@@ -249,14 +241,14 @@ async function fanout({ target, count, everyMs }) {
   let lastAt;
   let all = () => undefined;
   for (const device of receivers) {
-    device.onFrame = (data) => {
+    device.onFrame = (buffer, from, to) => {
       lastAt = performance.now();
       firstAt ??= lastAt;
-      if (frames.push(data) === receivers.length) all();
+      if (frames.push(buffer.latin1Slice(from, to)) === receivers.length) all();
     };
   }
   let answer;
-  sender.onFrame = (data) => (answer = data.toString());
+  sender.onFrame = (buffer, from, to) => (answer = buffer.utf8Slice(from, to));
   // What was stored before they came is theirs first.
   for (let seen = -1; frames.length !== seen; await delay(1_000)) seen = frames.length;
   const spreadMs = [];
@@ -268,16 +260,15 @@ async function fanout({ target, count, everyMs }) {
     const text = sender.message('group', target);
     const began = performance.now();
     const arrived = new Promise((resolve) => (all = resolve));
-    sender.ws.send(text);
+    sender.wire.send(text);
     await Promise.race([arrived, delay(DRAIN_MS, undefined, { ref: false })]);
     spreadMs.push(lastAt - firstAt);
     wholeMs.push(lastAt - began);
     await delay(everyMs);
-    const seq = numberAfter(frames[0]?.latin1Slice() ?? '', '"seq":');
-    const right = frames.filter((data) => {
-      const got = data.latin1Slice();
-      return numberAfter(got, '"msgId":"') === n && numberAfter(got, '"seq":') === seq;
-    });
+    const seq = numberAfter(frames[0] ?? '', '"seq":');
+    const right = frames.filter(
+      (got) => numberAfter(got, '"msgId":"') === n && numberAfter(got, '"seq":') === seq,
+    );
     if (frames.length !== receivers.length || right.length !== frames.length) {
       throw new Error(
         `message ${i}: ${frames.length} frames, ${right.length} right; the sender got ${answer}`,
@@ -321,11 +312,11 @@ async function open({ target, users, concurrency, perSecond }) {
 async function close() {
   for (const device of devices) {
     device.closing = true;
-    device.ws.close();
+    device.wire.close();
   }
   const patience = delay(5_000, undefined, { ref: false });
   await Promise.all(devices.map((device) => Promise.race([device.closed, patience])));
-  for (const device of devices) device.ws.terminate();
+  for (const device of devices) device.wire.terminate();
   devices = [];
   broken = undefined;
   return {};

@@ -135,7 +135,9 @@ export async function startClient(name = 'client.mjs') {
   let ids = 0;
   const waiting = new Map();
   program.child.on('message', ({ id, early, result, error }) => {
-    const { resolve, reject, onEarly } = waiting.get(id);
+    const { resolve, reject, onEarly } = waiting.get(id) ?? {};
+    // Of a command that has ended with an error.
+    if (!resolve) return;
     if (early) return onEarly?.(early);
     waiting.delete(id);
     if (error) reject(new Error(error));

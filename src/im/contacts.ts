@@ -24,7 +24,7 @@ import {
 } from '../messages';
 import type { StreamBatch, StreamEnd } from '../realtime';
 import { ReplyEngine } from '../replies';
-import { Publisher } from './publisher';
+import { groupTopic, Publisher, userTopics } from './publisher';
 import { LiveMessage } from './live-message';
 import { Messenger } from './messenger';
 
@@ -279,8 +279,8 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
       recalled: false,
     };
     const message = new LiveMessage(entry);
-    if (isGroup(frame)) this.publisher.publishGroup(conversationId, message);
-    else this.publisher.publishSingle(tenantId, [user], message);
+    const topics = isGroup(frame) ? [groupTopic(conversationId)] : userTopics(tenantId, [user]);
+    this.publisher.publish(topics, message);
   }
 
   private async postpone(request: ReplyRequest, error: unknown): Promise<void> {

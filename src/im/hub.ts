@@ -13,6 +13,7 @@ import { AccessWatch, type LostAccess } from '../tenancy';
 import type { Connection } from './connection';
 import { Delivery } from './delivery';
 import { DeviceMarks } from './device-marks';
+import type { LiveMessage } from './live-message';
 import { OnlineGroups } from './online-groups';
 import { Presence } from './presence';
 import { Publisher, userKey, userTopic, type Control } from './publisher';
@@ -111,7 +112,11 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     }
     user = this.users.get(key);
     if (!user) {
-      const unsubscribe = this.bus.subscribe(userTopic(key), (text) => this.toUser(key, text));
+      const unsubscribe = this.bus.subscribe<LiveMessage>(
+        userTopic(key),
+        (text) => this.toUser(key, text),
+        (message) => this.deliver(key, message),
+      );
       this.users.set(key, (user = { connections: [], unsubscribe }));
     }
     user.connections.push(connection);
@@ -256,10 +261,13 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     if (text.startsWith('c')) {
       const control = JSON.parse(text.slice(1)) as Control;
       for (const connection of [...connections]) this.obey(connection, control);
-    } else if (text.startsWith('m')) {
-      const message = this.publisher.decode(text);
-      for (const connection of connections) this.delivery.deliver(connection, message);
-    } else this.delivery.event(connections, text);
+    } else if (text.startsWith('m')) this.deliver(key, this.publisher.decode(text));
+    else this.delivery.event(connections, text);
+  }
+
+  private deliver(key: string, message: LiveMessage): void {
+    for (const connection of this.users.get(key)?.connections ?? [])
+      this.delivery.deliver(connection, message);
   }
 
   private tellPresence({ tenantId, userId }: Connection): void {

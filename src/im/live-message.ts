@@ -1,9 +1,9 @@
 import { timeOfId } from '../common';
 import type { LogEntry } from '../messages';
-import { textFrame } from '../realtime';
+import { textFrame, type Live } from '../realtime';
 
 /** An entry of a log on its way to sockets: each dialect's bytes are made once, however many read them. */
-export class LiveMessage {
+export class LiveMessage implements Live {
   private plainBytes: Buffer | undefined;
   private richBytes: Buffer | undefined;
 

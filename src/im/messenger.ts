@@ -17,7 +17,7 @@ import {
 import { limitsOf, TenantsRepository } from '../tenancy';
 import { CODE, FrameError } from './errors';
 import { canonical, clientTime, dedupeKey, idText, type MembershipFrame, type MessageFrame } from './frames';
-import { Publisher } from './publisher';
+import { groupTopic, Publisher, userTopics } from './publisher';
 import { LiveMessage } from './live-message';
 
 /** Who sends: a device over its socket, or the tenant's server in somebody's name. */
@@ -40,6 +40,8 @@ export interface OutgoingMessage {
 
 export interface Route {
   readonly conversationId: ConversationId;
+  /** Under which its people hear of it. */
+  readonly topics: readonly string[];
   /** Who is on the other side; null: it is a group. */
   readonly peer: string | null;
   readonly assistant: Contact | null;
@@ -51,7 +53,7 @@ export type OnSent = (
 ) => void;
 
 export const SYSTEM = 'system';
-const MAX_ROUTES = 100_000;
+const MAX_ROUTES = 50_000;
 /** Assistants' ids are made by the id generator: none is shorter, and most users' ids are. */
 const MIN_ASSISTANT_ID_CHARS = 16;
 const MENTION = /(?<![\w@.])@([a-z0-9][a-z0-9_-]{0,62})/gi;
@@ -60,7 +62,7 @@ const MAX_MENTIONS = 5;
 /** Sends and joins, for the socket and for REST: finds the conversation, appends to its log, and lets everybody know. */
 @Injectable()
 export class Messenger {
-  private readonly routes = new LRUCache<string, ConversationId>({ max: MAX_ROUTES });
+  private readonly routes = new LRUCache<string, Route>({ max: MAX_ROUTES });
   private readonly onRequest: (() => void)[] = [];
 
   constructor(
@@ -84,13 +86,13 @@ export class Messenger {
     if (type === 'group') {
       const known = this.routes.get(groupKey(sender.tenantId, to));
       const mentions = typeof msg.content === 'string' && msg.content.includes('@');
-      if (known && !mentions) return { conversationId: known, peer: null, assistant: null };
+      if (known && !mentions) return known;
       return this.routeGroup(sender, to, mentions ? (msg.content as string) : '');
     }
     if (to.startsWith(ASSISTANT_PREFIX))
       return this.routeAssistant(sender, to, { slug: to.slice(ASSISTANT_PREFIX.length) });
     const known = this.routes.get(pairKey(sender.tenantId, sender.userId, to));
-    if (known) return { conversationId: known, peer: to, assistant: null };
+    if (known) return known;
     return this.routeSingle(sender, to);
   }
 
@@ -134,8 +136,7 @@ export class Messenger {
         recalled: false,
       };
       const live = new LiveMessage(entry, origin);
-      if (frame.type === 'group') this.publisher.publishGroup(conversationId, live);
-      else this.publisher.publishSingle(tenantId, [userId, idText(frame.target)], live);
+      this.publisher.publish(route.topics, live);
       if (route.assistant) for (const listener of this.onRequest) listener();
     });
   }
@@ -209,7 +210,7 @@ export class Messenger {
     if (type === 'join') {
       this.publisher.control(tenantId, userId, { kind: 'joined', conversationId, fromSeq: entry.seq - 1 });
     }
-    this.publisher.publishGroup(conversationId, new LiveMessage(entry, origin));
+    this.publisher.publish([groupTopic(conversationId)], new LiveMessage(entry, origin));
     if (type === 'leave')
       this.publisher.control(tenantId, userId, { kind: 'left', conversationId, seq: entry.seq });
   }
@@ -220,13 +221,16 @@ export class Messenger {
 
   private async routeGroup({ tenantId }: Sender, groupId: string, content: string): Promise<Route> {
     const key = groupKey(tenantId, groupId);
-    let conversationId = this.routes.get(key);
-    if (!conversationId) {
+    let route = this.routes.get(key);
+    if (!route) {
       const group = await this.conversations.findGroup(tenantId, groupId);
       if (!group) throw new FrameError(CODE.noGroup, 'target: no such group');
-      this.routes.set(key, (conversationId = group.id));
+      const { id } = group;
+      route = { conversationId: id, topics: [groupTopic(id)], peer: null, assistant: null };
+      this.routes.set(key, route);
     }
-    return { conversationId, peer: null, assistant: await this.mentioned(tenantId, content) };
+    const assistant = await this.mentioned(tenantId, content);
+    return assistant ? { ...route, assistant } : route;
   }
 
   /** The first assistant that a text mentions by `@slug`. */
@@ -247,9 +251,7 @@ export class Messenger {
       const id = to as AssistantId;
       if (await this.assistants.findContact(tenantId, { id })) return this.routeAssistant(sender, to, { id });
     }
-    const conversationId = await this.conversations.single(tenantId, userId, to, null);
-    this.routes.set(pairKey(tenantId, userId, to), conversationId);
-    return { conversationId, peer: to, assistant: null };
+    return this.routePair(tenantId, userId, to, null);
   }
 
   private async routeAssistant(
@@ -259,14 +261,29 @@ export class Messenger {
   ): Promise<Route> {
     const assistant = await this.assistants.findContact(tenantId, by);
     if (!assistant?.versionId) throw new FrameError(CODE.noGroup, `target: no published assistant ${to}`);
-    const peer = ASSISTANT_PREFIX + assistant.assistantId;
+    const route = await this.routePair(
+      tenantId,
+      userId,
+      ASSISTANT_PREFIX + assistant.assistantId,
+      assistant.assistantId,
+    );
+    return { ...route, assistant };
+  }
+
+  private async routePair(
+    tenantId: TenantId,
+    userId: string,
+    peer: string,
+    assistantId: AssistantId | null,
+  ): Promise<Route> {
     const key = pairKey(tenantId, userId, peer);
-    let conversationId = this.routes.get(key);
-    if (!conversationId) {
-      conversationId = await this.conversations.single(tenantId, userId, peer, assistant.assistantId);
-      this.routes.set(key, conversationId);
-    }
-    return { conversationId, peer, assistant };
+    const known = this.routes.get(key);
+    if (known) return known;
+    const conversationId = await this.conversations.single(tenantId, userId, peer, assistantId);
+    const topics = userTopics(tenantId, assistantId ? [userId] : [userId, peer]);
+    const route: Route = { conversationId, topics, peer, assistant: null };
+    this.routes.set(key, route);
+    return route;
   }
 }
 

@@ -42,7 +42,11 @@ export class OnlineGroups {
     if (!connection.present) return;
     let group = this.groups.get(id);
     if (!group) {
-      const unsubscribe = this.bus.subscribe(groupTopic(id), (text) => this.toGroup(id, text));
+      const unsubscribe = this.bus.subscribe<LiveMessage>(
+        groupTopic(id),
+        (text) => this.toGroup(id, text),
+        (message) => this.deliver(id, message),
+      );
       this.groups.set(id, (group = { members: new Set(), unsubscribe, turns: undefined }));
     }
     group.members.add(connection);
@@ -58,13 +62,13 @@ export class OnlineGroups {
   }
 
   private toGroup(id: ConversationId, text: string): void {
+    if (text.startsWith('m')) this.deliver(id, this.publisher.decode(text));
+    else this.delivery.event(this.groups.get(id)?.members ?? [], text);
+  }
+
+  private deliver(id: ConversationId, message: LiveMessage): void {
     const group = this.groups.get(id);
     if (!group) return;
-    if (!text.startsWith('m')) {
-      this.delivery.event(group.members, text);
-      return;
-    }
-    const message = this.publisher.decode(text);
     if (group.turns) group.turns.push(message);
     else if (group.members.size <= FAN_OUT_A_TURN) {
       for (const connection of group.members) this.delivery.deliver(connection, message);

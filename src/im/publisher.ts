@@ -20,6 +20,9 @@ export interface RichEvent {
 
 export const userKey = (tenantId: TenantId, userId: string): string => `${tenantId}\n${userId}`;
 export const userTopic = (key: string): string => `im.user.${key}`;
+/** Of a one-to-one conversation: each of its users' once. */
+export const userTopics = (tenantId: TenantId, users: readonly string[]): string[] =>
+  [...new Set(users)].map((userId) => userTopic(userKey(tenantId, userId)));
 export const groupTopic = (id: ConversationId): string => `im.group.${id}`;
 export const presenceTopic = (key: string): string => `im.presence.${key}`;
 
@@ -34,13 +37,8 @@ export class Publisher {
   constructor(private readonly bus: Bus) {}
 
   /** An entry that is committed: to everybody whose conversation it is in, on every node. */
-  publishSingle(tenantId: TenantId, users: readonly string[], message: LiveMessage): void {
-    const text = this.encode(message);
-    for (const userId of new Set(users)) this.bus.publish(userTopic(userKey(tenantId, userId)), text);
-  }
-
-  publishGroup(conversationId: ConversationId, message: LiveMessage): void {
-    this.bus.publish(groupTopic(conversationId), this.encode(message));
+  publish(topics: readonly string[], message: LiveMessage): void {
+    for (const topic of topics) this.bus.publishLive(topic, message);
   }
 
   /** To the users of a one-to-one conversation or the members of a group, those that speak the richer dialect. */
@@ -50,8 +48,8 @@ export class Publisher {
     { frame, droppable, except = '' }: RichEvent,
   ): void {
     const text = `${droppable ? 'd' : 'e'}${except}\n${JSON.stringify(frame)}`;
-    if ('group' in to) this.bus.publish(groupTopic(to.group), text);
-    else for (const userId of new Set(to.users)) this.bus.publish(userTopic(userKey(tenantId, userId)), text);
+    const topics = 'group' in to ? [groupTopic(to.group)] : userTopics(tenantId, to.users);
+    for (const topic of topics) this.bus.publish(topic, text);
   }
 
   /** Who has come into or gone out of a group, told to that user's own devices before and after the group itself. */
@@ -59,13 +57,7 @@ export class Publisher {
     this.bus.publish(userTopic(userKey(tenantId, userId)), `c${JSON.stringify(control)}`);
   }
 
-  private encode(message: LiveMessage): string {
-    const text = message.encode();
-    this.last = { text, message };
-    return text;
-  }
-
-  /** In one process what is published is what is received: its bytes are made once. */
+  /** The same message under several topics: its bytes are made once. */
   decode(text: string): LiveMessage {
     if (this.last?.text !== text) this.last = { text, message: LiveMessage.decode(text) };
     return this.last.message;

@@ -66,13 +66,14 @@ interface KnownEnd extends ConversationEnd {
 /** Messages that are stored together. */
 class Batch {
   readonly messages: Pending[] = [];
-  /**
-   * By {@link underwayKey}. A map for each batch, dropped with it: of one that lived on, with a key coming and going for
-   * every message, V8 would keep each table it ever outgrew linked to the next, and so every message until a full
-   * collection.
-   */
-  readonly byKey = new Map<string, Pending>();
   private chars = 0;
+
+  /**
+   * `byKey`: by {@link underwayKey}, this batch's and perhaps others'. A map goes with its batch: of one that lived on,
+   * with a key coming and going for every message, V8 would keep each table it ever outgrew linked to the next, and so
+   * every message until a full collection.
+   */
+  constructor(readonly byKey: Map<string, Pending> = new Map()) {}
 
   hasRoomFor({ frame }: MessageDraft): boolean {
     return (
@@ -92,6 +93,7 @@ const MAX_BATCH = 500;
 const MAX_BATCH_CHARS = 4_000_000;
 const MAX_GATHER_MS = 5;
 const MAX_PENDING = 100_000;
+const MAX_SHARED_KEYS = 10_000;
 /** How long messages wait for a database that is away before their senders are told. */
 const PATIENCE_MS = 20_000;
 const RETRY_MS = 250;
@@ -163,7 +165,11 @@ export class MessageLog implements BeforeApplicationShutdown {
       return;
     }
     let batch = this.batches.length > this.begun ? this.batches.at(-1) : undefined;
-    if (!batch?.hasRoomFor(draft)) this.batches.push((batch = new Batch()));
+    // Where batches queue up, many share a map: whether a message is under way is looked up in each.
+    if (!batch?.hasRoomFor(draft)) {
+      const shared = batch && batch.byKey.size < MAX_SHARED_KEYS ? batch.byKey : undefined;
+      this.batches.push((batch = new Batch(shared)));
+    }
     batch.add({ draft, done: [done], since: Date.now(), settled: false }, key);
     this.waitingMessages += 1;
     this.running ??= this.run();
@@ -171,9 +177,12 @@ export class MessageLog implements BeforeApplicationShutdown {
 
   /** Of what is waiting or being stored: a retry that comes before its first copy is stored joins it. */
   private findUnderway(key: string): Pending | undefined {
+    let last: Batch['byKey'] | undefined;
     for (const { byKey } of this.batches) {
+      if (byKey === last) continue;
       const pending = byKey.get(key);
       if (pending && !pending.settled) return pending;
+      last = byKey;
     }
     return undefined;
   }
