@@ -17,4 +17,9 @@ it('writes texts as array_recv reads them', () => {
   expect(buffer.readInt32BE(29)).toBe(5);
   expect(buffer.toString('utf8', 33)).toBe('中"\\');
   expect(textArray([])).toHaveLength(12);
+  // Not of the same bytes as the one before.
+  const long = textArray(['x'.repeat(2_000_000), '中'.repeat(10)]);
+  expect(buffer.toString('utf8', 33)).toBe('中"\\');
+  expect(long).toHaveLength(20 + 4 + 2_000_000 + 4 + 30);
+  expect(long.toString('utf8', long.length - 30)).toBe('中'.repeat(10));
 });

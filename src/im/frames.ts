@@ -233,5 +233,6 @@ export function clientTime({ timestamp, msgId }: MessageFrame['msg'], now: numbe
 }
 
 function digits(timestamp: Id): string {
-  return idText(timestamp).replace(/^0+(?=\d)/, '');
+  const text = idText(timestamp);
+  return text.startsWith('0') ? text.replace(/^0+(?=\d)/, '') : text;
 }

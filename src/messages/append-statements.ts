@@ -220,17 +220,37 @@ function countsOf(messages: readonly NumberedMessage[]): { draft: MessageDraft; 
   return [...counts.values()];
 }
 
-/** The messages' columns as parameters. */
-const columnsOf = (parameters: Parameters, messages: readonly NumberedMessage[]) => ({
-  id: parameters.ids(messages.map(({ draft }) => draft.id)),
-  tenant_id: parameters.ids(messages.map(({ draft }) => draft.tenantId)),
-  conversation_id: parameters.ids(messages.map(({ draft }) => draft.conversationId)),
-  seq: parameters.ids(messages.map(({ seq }) => seq)),
-  sender: parameters.texts(messages.map(({ draft }) => draft.sender)),
-  client: parameters.texts(messages.map(({ draft }) => draft.client)),
-  dedupe: parameters.texts(messages.map(({ draft }) => draft.dedupe)),
-  frame: parameters.texts(messages.map(({ draft }) => draft.frame)),
-});
+/** The messages' columns as parameters. One loop: a batch is made while Postgres waits for it. */
+function columnsOf(parameters: Parameters, messages: readonly NumberedMessage[]) {
+  const ids: MessageId[] = [];
+  const tenants: TenantId[] = [];
+  const conversations: ConversationId[] = [];
+  const seqs: number[] = [];
+  const senders: string[] = [];
+  const clients: string[] = [];
+  const dedupes: (string | null)[] = [];
+  const frames: string[] = [];
+  for (const { draft, seq } of messages) {
+    ids.push(draft.id);
+    tenants.push(draft.tenantId);
+    conversations.push(draft.conversationId);
+    seqs.push(seq);
+    senders.push(draft.sender);
+    clients.push(draft.client);
+    dedupes.push(draft.dedupe);
+    frames.push(draft.frame);
+  }
+  return {
+    id: parameters.ids(ids),
+    tenant_id: parameters.ids(tenants),
+    conversation_id: parameters.ids(conversations),
+    seq: parameters.ids(seqs),
+    sender: parameters.texts(senders),
+    client: parameters.texts(clients),
+    dedupe: parameters.texts(dedupes),
+    frame: parameters.texts(frames),
+  };
+}
 
 /**
  * Rows of arrays: `unnest` among the columns, where it goes from row to row, instead of `from unnest(a, b, …)`, which
@@ -311,14 +331,14 @@ export const CONVERSATIONS_HAVE_MOVED = 'PY001';
 
 /**
  * The whole of a batch in one statement, if everything is as this process believes: every conversation still ends
- * where it left it (`ends`), nothing was stored before, every sender may speak, no webhook listens. Else nothing is
+ * where it left it (`lastSeqOf`), nothing was stored before, every sender may speak, no webhook listens. Else nothing is
  * written, and the batch goes the long way: the statement says false, or fails with {@link CONVERSATIONS_HAVE_MOVED}
  * where a conversation ends elsewhere. What another process commits between this statement's snapshot and its locks
  * has moved the conversation, too: the update reads its row anew.
  */
 export const storeIfUnchanged = (
   messages: readonly NumberedMessage[],
-  ends: ReadonlyMap<ConversationId, ConversationEnd>,
+  lastSeqOf: (id: ConversationId) => number,
   { oldest, newest }: FirstCopies,
 ): Statement<boolean> => {
   const drafts = messages.map(({ draft }) => draft);
@@ -334,7 +354,7 @@ export const storeIfUnchanged = (
   const condition = '(select unchanged from verdict)';
   const reached = {
     ...endsOf(parameters, advances),
-    believed: parameters.ids(advances.map(([id]) => ends.get(id)!.lastSeq)),
+    believed: parameters.ids(advances.map(([id]) => lastSeqOf(id))),
   };
   const inserted = inserting(columns, condition);
   const advanced = advancing(parameters, reached, `c.last_seq = i.believed and ${condition}`);

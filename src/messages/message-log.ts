@@ -63,6 +63,12 @@ interface KnownEnd extends ConversationEnd {
   readonly doubts: Doubts;
 }
 
+/** How far a batch takes a conversation. */
+interface Reached {
+  readonly before: KnownEnd;
+  lastSeq: number;
+}
+
 /** Messages that are stored together. */
 class Batch {
   readonly messages: Pending[] = [];
@@ -325,23 +331,26 @@ export class MessageLog implements BeforeApplicationShutdown {
 
   /** The short way: one round trip, where nobody else has written to these conversations since this process did. */
   private async storeUnchanged(batch: Pending[]): Promise<boolean> {
-    const before = new Map<ConversationId, ConversationEnd>();
-    const last = new Map<ConversationId, number>();
+    const reached = new Map<ConversationId, Reached>();
     const numbered: NumberedMessage[] = [];
+    const drafts: MessageDraft[] = [];
     for (const { draft } of batch) {
       const { conversationId, tenantId, assistantId } = draft;
-      const end = this.ends.get(conversationId);
-      if (end?.tenantId !== tenantId || end.doubts.now > 0 || assistantId !== null) return false;
-      before.set(conversationId, end);
-      const seq = (last.get(conversationId) ?? end.lastSeq) + 1;
-      last.set(conversationId, seq);
-      numbered.push({ draft, seq });
+      let end = reached.get(conversationId);
+      if (!end) {
+        const known = this.ends.get(conversationId);
+        if (!known || known.doubts.now > 0) return false;
+        reached.set(conversationId, (end = { before: known, lastSeq: known.lastSeq }));
+      }
+      if (end.before.tenantId !== tenantId || assistantId !== null) return false;
+      end.lastSeq += 1;
+      numbered.push({ draft, seq: end.lastSeq });
+      drafts.push(draft);
     }
-    const drafts = batch.map(({ draft }) => draft);
     try {
       const unchanged = await this.database.one(
         scopeOf(drafts),
-        storeIfUnchanged(numbered, before, firstCopiesOf(drafts)),
+        storeIfUnchanged(numbered, (id) => reached.get(id)!.before.lastSeq, firstCopiesOf(drafts)),
         // Postgres is given its work before the sockets are given theirs: both are done at the same time.
         () => this.tell(),
       );
@@ -356,8 +365,8 @@ export class MessageLog implements BeforeApplicationShutdown {
     }
     this.doubts = NO_DOUBTS;
     this.counters.unchanged += 1;
-    for (const [id, lastSeq] of last)
-      this.ends.set(id, { tenantId: before.get(id)!.tenantId, lastSeq, doubts: NO_DOUBTS });
+    for (const [id, { before, lastSeq }] of reached)
+      this.ends.set(id, { tenantId: before.tenantId, lastSeq, doubts: NO_DOUBTS });
     this.settleBatch(
       batch,
       numbered.map(({ draft: { id }, seq }) => ({ outcome: 'stored', id, seq })),
