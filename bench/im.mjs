@@ -22,6 +22,9 @@ const USERS = 100;
 const IN_FLIGHT = 16;
 const SATURATED = { warmUpMs: 2_000, measureMs: 6_000, inFlight: IN_FLIGHT };
 const ROUNDS = 3;
+const MAX_ROUNDS = 8;
+/** How much more or less the same load may be carried after a round than before it. */
+const STEADY = 0.15;
 const PACED = { warmUpMs: 2_000, measureMs: 8_000 };
 const IDLE = 10_000;
 const WARM_UP_IDLE = 200;
@@ -240,23 +243,37 @@ export async function measure({ only = SECTIONS, profileDir, manyRows, say }) {
     }
   }
 
-  /** Half of what it carries at that very time: on a machine that is now faster and now slower, each round measures both. */
+  /**
+   * Half of what it carries at that very time. On a machine that is now faster and now slower, what it carries is measured
+   * before and after, and a round counts when the two agree: otherwise it was at half of something else.
+   */
   async function latency(parley) {
-    const rounds = [];
-    for (let round = 1; round <= ROUNDS; round += 1) {
-      const { perSecond: most } = await saturated(sideOf(parley), { ...SATURATED, measureMs: 3_000 });
-      const perSecond = most / 2;
+    const most = async () => (await saturated(sideOf(parley), { ...SATURATED, measureMs: 3_000 })).perSecond;
+    const all = [];
+    const steady = () => all.filter(({ change }) => Math.abs(change) <= STEADY);
+    while (steady().length < ROUNDS && all.length < MAX_ROUNDS) {
+      const before = await most();
+      const perSecond = before / 2;
       const paced = (side) => {
         say(`latency: ${side.name} at ${perSecond.toFixed(0)} messages/s`);
         return run('latency', side, 'pace', { ...PACED, perSecond });
       };
-      const [ours, floor] = [await paced(sideOf(parley)), await withRelay(paced)];
-      rounds.push({ perSecond, floor, ours });
+      const ours = await paced(sideOf(parley));
+      const change = (await most()) / before - 1;
+      const floor = await withRelay(paced);
+      all.push({ perSecond, ours, floor, change });
       const p99 = (side) => percentile(side.ackMs, 99).toFixed(1);
       say(
-        `latency: round ${round} of ${ROUNDS}: p99 ${p99(ours)} ms at ${perSecond.toFixed(0)}/s, relay ${p99(floor)} ms`,
+        `latency: round ${all.length}: p99 ${p99(ours)} ms at ${perSecond.toFixed(0)}/s, relay ${p99(floor)} ms; ` +
+          `after it Parley carried ${Math.abs(change * 100).toFixed(0)} % ${change < 0 ? 'less' : 'more'} than before` +
+          (Math.abs(change) > STEADY ? ': it does not count' : ''),
       );
     }
+    const rounds = steady().length > 0 ? steady() : all;
+    if (steady().length < ROUNDS)
+      say(
+        `latency: only ${steady().length} of ${all.length} rounds were steady: this machine's speed changes`,
+      );
     const middle = (side, field, p) => median(rounds.map((round) => percentile(round[side][field], p)));
     const at = `at ${median(rounds.map(({ perSecond }) => perSecond)).toFixed(0)}/s`;
     for (const p of [50, 99]) {
