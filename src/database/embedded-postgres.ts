@@ -164,13 +164,6 @@ export class EmbeddedPostgres {
       min_wal_size: '80MB',
       // Beside the server on what may be two cores: with the usual 2 ms, a worker takes nearly all of one for seconds.
       autovacuum_vacuum_cost_delay: '10ms',
-      // Pages are written little by little and by the writer whose work that is. Left to the kernel, they all go to the
-      // disk when they are 30 s old, and commits wait for it: 150 ms under load.
-      backend_flush_after: '256kB',
-      bgwriter_flush_after: '256kB',
-      bgwriter_delay: '20ms',
-      bgwriter_lru_maxpages: '1000',
-      bgwriter_lru_multiplier: '3',
       logging_collector: 'off',
       log_timezone: 'UTC',
       timezone: 'UTC',
