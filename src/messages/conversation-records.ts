@@ -67,7 +67,7 @@ export function singleKey(a: string, b: string): string {
 export type Side = 0 | 1;
 
 export function sideOf(userId: string, peer: string): Side {
-  return userId < peer || userId === peer ? 0 : 1;
+  return userId <= peer ? 0 : 1;
 }
 
 /** Prefix of the side that is an assistant: no user's id may begin with it. */

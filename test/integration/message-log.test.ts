@@ -384,9 +384,12 @@ describe('the short way of a batch', () => {
 
   it('is not taken when another process has written, nor when a webhook listens', async () => {
     const [node, other] = nodes;
-    const id = await trusting(node);
+    const [id, beside] = [await trusting(node), await trusting(node)];
     await other.log.store(draft(other, id));
     expect(await unchanged(node, () => node.log.store(draft(node, id)))).toBe(0);
+    // Only where others write is doubted.
+    expect(await unchanged(node, () => node.log.store(draft(node, beside)))).toBe(1);
+    expect(await counts(id)).toEqual({ ann: (await stored(id)).length });
     const known = await trusting(node);
     const webhookId = other.ids.next();
     await query(
