@@ -47,7 +47,10 @@ export class Im {
     return answer.body.data.token as string;
   }
 
-  /** Resolves when the server counts the device as online: what is sent from now on reaches it live. */
+  /**
+   * Resolves when the server counts the device as online, what is sent from now on reaches it live, and when its own end
+   * is open too: the server knows of that first.
+   */
   async connect(userId: string | number, options: DeviceOptions = {}): Promise<Device> {
     const { client = 'pc', rich = false } = options;
     const device = new Device(
@@ -57,7 +60,10 @@ export class Im {
       rich,
     );
     if (rich) await device.next({ type: 'ready' });
-    else await eventually(async () => (await this.clients(userId)).includes(client));
+    else {
+      await device.opened();
+      await eventually(async () => (await this.clients(userId)).includes(client));
+    }
     return device;
   }
 
@@ -94,6 +100,7 @@ export class Device {
   ) {
     const address = `${url.replace('http', 'ws')}/chat?token=${token}`;
     this.ws = rich ? new WebSocket(address, 'parley.im.v1') : new WebSocket(address);
+    this.ws.on('open', () => this.wake());
     this.ws.on('message', (data: Buffer) => {
       this.frames.push(JSON.parse(data.toString()) as Frame);
       this.wake();
@@ -103,6 +110,13 @@ export class Device {
       this.ended(0);
     });
     this.ws.on('close', (code) => this.ended(code)).on('error', () => this.ended(0));
+  }
+
+  /** Resolves when frames can be sent; throws when it was refused. */
+  async opened(): Promise<void> {
+    while (this.ws.readyState === WebSocket.CONNECTING && this.code === undefined)
+      await new Promise<void>((resolve) => this.waiters.push(resolve));
+    if (this.ws.readyState !== WebSocket.OPEN) throw new Error(`not open: ${this.refused ?? this.code}`);
   }
 
   send(frame: Frame): this {
