@@ -3,7 +3,7 @@ import { WebSocket, type RawData } from 'ws';
 import { AppError, IdGenerator, isId, timeOfId as timeOf, type ConversationId } from '../common';
 import { Config } from '../config';
 import { ASSISTANT_PREFIX, ConversationsRepository, peerOf, type Appended } from '../messages';
-import { HandshakeRefused, SocketServer, textFrame, type Handshake } from '../realtime';
+import { HandshakeRefused, SocketServer, textFrame, Turn, type Handshake } from '../realtime';
 import {
   AccessWatch,
   Authenticator,
@@ -37,6 +37,12 @@ const SYNC_MESSAGES = 500;
 /** Frames that wait for an earlier one of their connection; past it the socket is read no further. */
 const MAX_BACKLOG = 64;
 
+interface Received {
+  readonly connection: Connection;
+  readonly data: RawData;
+  readonly isBinary: boolean;
+}
+
 interface Admitted {
   readonly token: UserToken;
   readonly limits: ConnectionLimits;
@@ -69,11 +75,11 @@ export class ImGateway implements OnModuleInit {
   onModuleInit(): void {
     // Shared by all sockets, which come as `this`: closures of its own would cost each idle one.
     const of = (ws: WebSocket): Connection | undefined => connections.get(ws);
-    const receive = this.receive.bind(this);
+    const received = new Turn<Received>((frame) => this.receive(frame));
     const { hub } = this;
     function onMessage(this: WebSocket, data: RawData, isBinary: boolean): void {
       const connection = of(this);
-      if (connection) receive(connection, data, isBinary);
+      if (connection) received.add({ connection, data, isBinary });
     }
     function onPong(this: WebSocket, data: Buffer): void {
       const connection = of(this);
@@ -159,7 +165,7 @@ export class ImGateway implements OnModuleInit {
       throw new HandshakeRefused(429, { error: `Too many connections of ${over}.`, code: 'RATE_LIMITED' }, 5);
   }
 
-  private receive(connection: Connection, data: RawData, isBinary: boolean): void {
+  private receive({ connection, data, isBinary }: Received): void {
     if (!connection.open) return;
     connection.pingedAt = 0;
     if (!connection.admitFrame(Date.now())) {

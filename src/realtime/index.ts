@@ -8,3 +8,4 @@ export * from './socket-writer';
 export * from './stream-log';
 export * from './text-frame';
 export * from './sse-stream';
+export * from './turn';

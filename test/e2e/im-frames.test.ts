@@ -213,6 +213,19 @@ describe('a message', () => {
     await away(a, a2, b, b2, foreign);
   });
 
+  it('arrives also when its sender has closed right behind it', async () => {
+    const [a, b, foreign] = await pair();
+    a.send(single(a.user, b.user, { content: 'bye' }), single(a.user, b.user, { content: 'now' }));
+    await a.close();
+    await b.next((frame) => frame.msg?.content === 'now');
+    expect((await b.settled()).map(({ seq, msg }) => [seq, msg.content])).toEqual([
+      [1, 'bye'],
+      [2, 'now'],
+    ]);
+    expect(await foreign.settled()).toEqual([]);
+    await away(b, foreign);
+  });
+
   it('compares ids as text, every digit of them', async () => {
     const big = ['9007199254740992', '9007199254740993'] as const;
     const [even, odd] = await Promise.all([on(big[0]), on(big[1])]);
