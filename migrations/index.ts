@@ -10,6 +10,7 @@ import { CreateGenerationImages1796000000000 } from './1796000000000-create-gene
 import { TenantLast1797000000000 } from './1797000000000-tenant-last';
 import { CountBySide1798000000000 } from './1798000000000-count-by-side';
 import { VacuumMessagesLess1799000000000 } from './1799000000000-vacuum-messages-less';
+import { AnalyseMessagesAtAGlance1800000000000 } from './1800000000000-analyse-messages-at-a-glance';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -25,4 +26,5 @@ export const migrations = [
   TenantLast1797000000000,
   CountBySide1798000000000,
   VacuumMessagesLess1799000000000,
+  AnalyseMessagesAtAGlance1800000000000,
 ];

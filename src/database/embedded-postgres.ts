@@ -162,8 +162,6 @@ export class EmbeddedPostgres {
       // it is written to that fast, the log stays small.
       max_wal_size: '4GB',
       min_wal_size: '80MB',
-      // Beside the server on what may be two cores: with the usual 2 ms, a worker takes nearly all of one for seconds.
-      autovacuum_vacuum_cost_delay: '10ms',
       logging_collector: 'off',
       log_timezone: 'UTC',
       timezone: 'UTC',

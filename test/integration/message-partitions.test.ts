@@ -56,15 +56,24 @@ it('has this month and the next', async () => {
   expect(await partitions()).toContain(nameOf(now + 62 * DAY_MS));
 });
 
-it('are vacuumed after millions of new messages, not after a fifth more', async () => {
+it('are vacuumed after millions of new messages and slowly, and analysed at a glance', async () => {
   await app.app.nest.get(MessagePartitions).tend(Date.now() + 62 * DAY_MS);
-  const settings = await query<{ reloptions: string[] | null }>(
+  const settings = await query<{ reloptions: string[] | null; sampled: number[] }>(
     app.databaseUrl,
-    `select c.reloptions from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'messages'::regclass`,
+    `select c.reloptions, (select array_agg(distinct coalesce(attstattarget, 100)) from pg_attribute
+       where attrelid = c.oid and attnum > 0 and not attisdropped) as sampled
+     from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'messages'::regclass`,
   );
   expect(settings.length).toBeGreaterThan(3);
-  for (const { reloptions } of settings)
-    expect(reloptions).toContain('autovacuum_vacuum_insert_threshold=5000000');
+  for (const { reloptions, sampled } of settings) {
+    expect(reloptions).toEqual(
+      expect.arrayContaining([
+        'autovacuum_vacuum_insert_threshold=5000000',
+        'autovacuum_vacuum_cost_delay=10',
+      ]),
+    );
+    expect(sampled).toEqual([1]);
+  }
 });
 
 it('knows a message again whose first copy lies in an older partition', async () => {
