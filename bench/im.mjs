@@ -1,5 +1,6 @@
 // `node bench/run.mjs im`: what Parley's IM wire carries beside the least that could be done. docs/benchmarks.md says
 // what each figure means.
+import { spawnSync } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Agent, request } from 'undici';
 import { mean, median, percentile, rowsOf } from './figures.mjs';
@@ -479,13 +480,19 @@ export async function measure({ only = SECTIONS, profileDir, manyRows, say }) {
     row('  CPU a device, Postgres', 'µs', ours.database, undefined, { digits: 0 });
   }
 
-  if (only.includes('throughput') || only.includes('latency')) {
-    await withParley('throughput', async (parley) => {
-      if (only.includes('throughput')) await throughput(parley);
-      if (only.includes('latency')) await latency(parley);
-    });
+  const sections = {
+    throughput: () => withParley('throughput', throughput),
+    latency: () => withParley('latency', latency),
+    memory,
+    fanout,
+    history,
+    storm,
+  };
+  for (const name of SECTIONS) {
+    if (!only.includes(name)) continue;
+    // What was there before is written first: else the kernel does that half a minute later, and commits wait for it.
+    spawnSync('sync');
+    await sections[name]();
   }
-  const others = { memory, fanout, history, storm };
-  for (const name of SECTIONS) if (only.includes(name)) await others[name]?.();
   return rows;
 }
