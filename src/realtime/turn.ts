@@ -6,6 +6,7 @@
 export class Turn<T> {
   private items: T[] = [];
 
+  /** `handle` does not throw: what came after would be lost. */
   constructor(private readonly handle: (item: T) => void) {}
 
   add(item: T): void {
