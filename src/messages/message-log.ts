@@ -97,7 +97,9 @@ class Batch {
 /** One statement; measured: more messages in one bring nothing, and delay the first of them. */
 const MAX_BATCH = 500;
 const MAX_BATCH_CHARS = 4_000_000;
-const MAX_GATHER_MS = 5;
+const MAX_GATHER_MS = 12;
+/** So many are worth a batch without waiting for more. */
+const ENOUGH = 200;
 const MAX_PENDING = 100_000;
 const MAX_SHARED_KEYS = 10_000;
 /** How long messages wait for a database that is away before their senders are told. */
@@ -146,6 +148,8 @@ export class MessageLog implements BeforeApplicationShutdown {
   /** Batches that go the long way without trying the short one, which something in them has made vain. */
   private doubts = NO_DOUBTS;
   private stopping = false;
+  /** While the next batch gathers. */
+  private endGathering: (() => void) | undefined;
 
   constructor(private readonly database: Database) {}
 
@@ -178,6 +182,7 @@ export class MessageLog implements BeforeApplicationShutdown {
     }
     batch.add({ draft, done: [done], since: Date.now(), settled: false }, key);
     this.waitingMessages += 1;
+    if (batch.messages.length >= ENOUGH) this.endGathering?.();
     this.running ??= this.run();
   }
 
@@ -253,11 +258,25 @@ export class MessageLog implements BeforeApplicationShutdown {
       this.ended += 1;
       const early = began + gatherMs(messages.length) - performance.now();
       if (this.batches.length === this.begun || early > 0) this.tell();
-      if (early > 0) await new Promise((resolve) => setTimeout(resolve, early));
+      if (early > 0) await this.gather(early);
       // What has come to the sockets meanwhile is read first: it goes into the next batch, not into one of its own.
       else await nextTurn();
     }
     this.running = undefined;
+  }
+
+  /** Resolves after `ms`, or as soon as the next batch is worth its while. */
+  private gather(ms: number): Promise<void> {
+    const next = this.batches[this.begun];
+    if (next && next.messages.length >= ENOUGH) return nextTurn();
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => this.endGathering?.(), ms);
+      this.endGathering = () => {
+        clearTimeout(timer);
+        this.endGathering = undefined;
+        resolve();
+      };
+    });
   }
 
   /** Resolves when every message of the batch is settled, or stored and to be told. Never rejects. */
@@ -444,10 +463,10 @@ const more = ({ next }: Doubts): Doubts => ({ now: next, next: Math.min(MOST_DOU
 const fewer = (doubts: Doubts): Doubts => (doubts.now > 0 ? { ...doubts, now: doubts.now - 1 } : doubts);
 
 /**
- * From one batch's beginning to the next one's, at least. Few messages wait for nothing; many are cheaper together, in
- * Postgres and on the sockets: measured at 11 a millisecond, 86 µs each of the two instead of 112.
+ * From one batch's beginning to the next one's, at least, unless {@link ENOUGH} have come. Few messages wait for nothing;
+ * many are cheaper together, in Postgres and on the sockets (docs/adr, 0009).
  */
-const gatherMs = (messages: number): number => Math.min(MAX_GATHER_MS, messages / 8);
+const gatherMs = (messages: number): number => Math.min(MAX_GATHER_MS, messages / 5);
 const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 function scopeOf(drafts: readonly MessageDraft[]) {
