@@ -1,4 +1,5 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { ensuringPartitions } from './message-partitions';
 
 /**
  * As in the foundation, but the list is made once a statement: in an insert's check a plain expression is evaluated
@@ -174,23 +175,7 @@ export class CreateConversations1795300000000 implements MigrationInterface {
     await queryRunner.query(`
       create function message_id_at(at timestamptz) returns bigint language sql immutable as
         $$ select ((extract(epoch from at) * 1000)::bigint - 1704067200000) << 22 $$;
-      create function ensure_message_partition(of_month timestamptz) returns boolean
-      language plpgsql security definer set search_path = public as $$
-      declare
-        first timestamptz := date_trunc('month', of_month, 'UTC');
-        name text := 'messages_' || to_char(first at time zone 'UTC', 'YYYYMM');
-      begin
-        perform pg_advisory_xact_lock(7300418);
-        if to_regclass(name) is not null then return false; end if;
-        execute format('create table %I partition of messages for values from (%s) to (%s)', name,
-          message_id_at(first), message_id_at(date_trunc('month', first + interval '32 days', 'UTC')));
-        execute format('create unique index on %I (conversation_id, seq)', name);
-        execute format('create unique index on %I (conversation_id, dedupe) where dedupe is not null', name);
-        execute format('alter table %I enable row level security', name);
-        execute format('alter table %I force row level security', name);
-        execute format('revoke all on %I from public, parley_app', name);
-        return true;
-      end $$;
+      ${ensuringPartitions('')};
       create function drop_message_partitions(older_than timestamptz) returns text[]
       language plpgsql security definer set search_path = public as $$
       declare

@@ -182,7 +182,7 @@ export class MessageLog implements BeforeApplicationShutdown {
     }
     batch.add({ draft, done: [done], since: Date.now(), settled: false }, key);
     this.waitingMessages += 1;
-    if (batch.messages.length >= ENOUGH) this.endGathering?.();
+    if (this.endGathering && this.enoughWaits()) this.endGathering();
     this.running ??= this.run();
   }
 
@@ -258,17 +258,21 @@ export class MessageLog implements BeforeApplicationShutdown {
       this.ended += 1;
       const early = began + gatherMs(messages.length) - performance.now();
       if (this.batches.length === this.begun || early > 0) this.tell();
-      if (early > 0) await this.gather(early);
-      // What has come to the sockets meanwhile is read first: it goes into the next batch, not into one of its own.
-      else await nextTurn();
+      await this.gather(early);
     }
     this.running = undefined;
   }
 
-  /** Resolves after `ms`, or as soon as the next batch is worth its while. */
+  /** Whether the next batch is worth its while: it holds as many as that, or no more go into it. */
+  private enoughWaits(): boolean {
+    const waiting = this.batches.length - this.begun;
+    return waiting > 1 || (waiting === 1 && this.batches[this.begun]!.messages.length >= ENOUGH);
+  }
+
+  /** Resolves after `ms`, or as soon as enough messages wait; never at once. */
   private gather(ms: number): Promise<void> {
-    const next = this.batches[this.begun];
-    if (next && next.messages.length >= ENOUGH) return nextTurn();
+    // What has come to the sockets meanwhile is read first: it goes into the next batch, not into one of its own.
+    if (ms <= 0 || this.enoughWaits()) return nextTurn();
     return new Promise((resolve) => {
       const timer = setTimeout(() => this.endGathering?.(), ms);
       this.endGathering = () => {

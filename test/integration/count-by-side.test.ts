@@ -1,27 +1,10 @@
-import type { DataSource } from 'typeorm';
 import { CountBySide1798000000000 } from '../../migrations/1798000000000-count-by-side';
-import { migrationDataSource } from '../../src/database';
 import { singleKey } from '../../src/messages';
-import { freshDatabase, query } from '../support/database';
+import { migratedDatabase } from '../support/migrated-database';
 
 /** The migration of counts into the conversations' rows, on conversations that were there before it. */
-let database: Awaited<ReturnType<typeof freshDatabase>>;
-let source: DataSource;
-const migration = new CountBySide1798000000000();
-const migrate = async (way: 'up' | 'down') => {
-  const runner = source.createQueryRunner();
-  await migration[way](runner);
-  await runner.release();
-};
-
-beforeAll(async () => {
-  database = await freshDatabase();
-  source = await migrationDataSource(database.url).initialize();
-});
-afterAll(async () => {
-  await source.destroy();
-  await database.drop();
-});
+const { query, migrate: migrateBy } = migratedDatabase();
+const migrate = (way: 'up' | 'down') => migrateBy(new CountBySide1798000000000(), way);
 
 /** Conversations as their members' ids, or a group's name, and who has sent how many there. */
 const CONVERSATIONS: readonly [string, 'single' | 'group', readonly string[], Record<string, number>][] = [
@@ -40,24 +23,21 @@ const CONVERSATIONS: readonly [string, 'single' | 'group', readonly string[], Re
 it('moves the counts of one-to-one conversations, and back', async () => {
   await migrate('down');
   const sendersOf = () =>
-    query(
-      database.url,
+    query<{ sender: string; sent: string }>(
       'select conversation_id, sender, tenant_id, sent from conversation_senders order by conversation_id, sender',
     );
   for (const [index, [key, kind, members, sent]] of CONVERSATIONS.entries()) {
     const id = 100 + index;
+    await query(`insert into conversations (id, tenant_id, kind, key, last_seq) values ($1, 1, $2, $3, 20)`, [
+      id,
+      kind,
+      key,
+    ]);
     await query(
-      database.url,
-      `insert into conversations (id, tenant_id, kind, key, last_seq) values ($1, 1, $2, $3, 20)`,
-      [id, kind, key],
-    );
-    await query(
-      database.url,
       `insert into conversation_members (conversation_id, user_id, tenant_id) select $1, u, 1 from unnest($2::text[]) u`,
       [id, members],
     );
     await query(
-      database.url,
       `insert into conversation_senders select $1, u, 1, n from unnest($2::text[], $3::bigint[]) as s(u, n)`,
       [id, Object.keys(sent), Object.values(sent)],
     );
@@ -66,7 +46,6 @@ it('moves the counts of one-to-one conversations, and back', async () => {
 
   await migrate('up');
   const rows = await query<{ id: string; sent_first: string; sent_second: string }>(
-    database.url,
     'select id, sent_first, sent_second from conversations order by id',
   );
   expect(rows.map(({ sent_first, sent_second }) => [Number(sent_first), Number(sent_second)])).toEqual([
@@ -77,10 +56,7 @@ it('moves the counts of one-to-one conversations, and back', async () => {
     [0, 0],
   ]);
   expect(
-    await query(
-      database.url,
-      'select user_id, side from conversation_members order by conversation_id, user_id',
-    ),
+    await query('select user_id, side from conversation_members order by conversation_id, user_id'),
   ).toEqual([
     { user_id: 'ann', side: 0 },
     { user_id: 'zoe', side: 1 },

@@ -256,6 +256,19 @@ it('numbers 1 … n, each message once, whoever sends it how often over whicheve
   );
 }, 60_000);
 
+it('takes a burst that comes while the next batch gathers, the fullest batches first', async () => {
+  const [node] = nodes;
+  const { log } = node;
+  const id = await conversation();
+  const burst = (size: number): Promise<Appended[]> =>
+    Promise.all(Array.from({ length: size }, () => log.store(draft(node, id))));
+  const before = log.counters.batches;
+  const first = await burst(120);
+  const then = await burst(650);
+  expect([...first, ...then].map((stored) => 'seq' in stored && stored.seq)).toEqual(numbersTo(770));
+  expect(log.counters.batches - before).toBe(3);
+});
+
 it('stores the rest of a batch of which one message can not be stored', async () => {
   const [node] = nodes;
   const [here, there] = [await conversation(), await conversation()];
