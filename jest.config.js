@@ -23,6 +23,7 @@ module.exports = {
       withPostgres,
     ),
     ring('e2e', ['<rootDir>/test/e2e/**/*.test.ts', '<rootDir>/test/conformance/**/*.test.ts'], withPostgres),
+    ring('fuzz', ['<rootDir>/test/fuzz/**/*.test.ts'], withPostgres),
     ring('faults', ['<rootDir>/test/faults/**/*.test.ts'], withPostgres),
   ],
 };

@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { DataSourceOptions } from 'typeorm';
 import { AppModule, errorFilter, type Foundations } from './app.module';
 import { assistantEntities } from './assistants';
-import { answerPreflights, forgiveEmptyBodies, nameRequest, nameRequests } from './common/http';
+import { answerPreflights, forgiveEmptyBodies, nameRequest, nameRequests, refuseNul } from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
 import { admitUploads, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
@@ -66,6 +66,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   answerPreflights(adapter.getInstance<FastifyInstance>());
   forgiveEmptyBodies(adapter.getInstance<FastifyInstance>());
   refuseForms(adapter.getInstance<FastifyInstance>());
+  refuseNul(adapter.getInstance<FastifyInstance>());
   takeLongBodies(adapter.getInstance<FastifyInstance>());
   const routes: RegisteredRoute[] = [];
   adapter.getInstance().addHook('onRoute', ({ method, url }) => {

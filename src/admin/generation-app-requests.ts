@@ -17,7 +17,7 @@ import {
   ValidateNested,
 } from 'class-validator';
 import { MAX_VALUE_CHARS, VARIABLE_NAME, VARIABLE_TYPES, type VariableType } from '../assistants';
-import { IsEntityId, IsJsonObject, NoNul } from '../common/http';
+import { IsEntityId, IsJsonObject, IsStorableText, NoNul } from '../common/http';
 import { Named } from './requests';
 
 const MAX_JSON_CHARS = 20_000;
@@ -53,7 +53,7 @@ export class VariableInput {
   @Present()
   @IsString()
   @Length(1, 200)
-  @NoNul()
+  @IsStorableText()
   label?: string;
 
   @ApiProperty({ enum: VARIABLE_TYPES })
@@ -76,7 +76,7 @@ export class VariableInput {
   @ArrayMaxSize(MAX_CHOICES)
   @IsString({ each: true })
   @Length(1, 500, { each: true })
-  @NoNul({ each: true })
+  @IsStorableText({ each: true })
   choices?: string[];
 
   @ApiPropertyOptional({ nullable: true, minimum: 1, maximum: MAX_VALUE_CHARS })

@@ -46,7 +46,8 @@ const id = {
   ],
 };
 const session = { agentId: text(1, 128), sessionId: text(1, MAX_SESSION_CHARS), requestId: text(0, 128) };
-const SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
+/** JSON Schema of what a client may send, by its `type`. */
+export const FRAME_SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
   chat: {
     type: 'object',
     required: ['message'],
@@ -76,7 +77,9 @@ const ajv = new Ajv().addKeyword({
   },
   error: { message: ({ schema }) => `must have ${(schema as number[]).join(' to ')} characters` },
 });
-const validators = new Map(Object.entries(SCHEMAS).map(([type, schema]) => [type, ajv.compile(schema)]));
+const validators = new Map(
+  Object.entries(FRAME_SCHEMAS).map(([type, schema]) => [type, ajv.compile(schema)]),
+);
 
 /** A frame that is not one of these; `requestId` where it could be read. */
 export class BadFrame extends Error {

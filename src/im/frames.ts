@@ -89,21 +89,25 @@ const membership = object({ source: id, target: id, msgType, msg: packet }, ['so
 const place = object({ conversationId, seq }, ['conversationId', 'seq']);
 
 const ajv = new Ajv({ strict: false, allErrors: false });
-const SCHEMAS: Readonly<Record<ClientFrame['type'], ValidateFunction>> = {
-  single: ajv.compile(message),
-  group: ajv.compile(message),
-  join: ajv.compile(membership),
-  leave: ajv.compile(membership),
-  ping: ajv.compile({ type: 'object' }),
-  ack: ajv.compile(place),
-  read: ajv.compile(place),
-  recall: ajv.compile(place),
-  typing: ajv.compile(object({ target: id, kind: { enum: ['single', 'group'] } }, ['target', 'kind'])),
-  sync: ajv.compile(
-    object({ cursors: { type: 'object', maxProperties: MAX_SYNC, additionalProperties: seq } }, ['cursors']),
-  ),
-  watch: ajv.compile(object({ users: { type: 'array', maxItems: MAX_WATCH, items: id } }, ['users'])),
+/** JSON Schema of what a client may send, by its `type`. */
+export const FRAME_SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
+  single: message,
+  group: message,
+  join: membership,
+  leave: membership,
+  ping: { type: 'object' },
+  ack: place,
+  read: place,
+  recall: place,
+  typing: object({ target: id, kind: { enum: ['single', 'group'] } }, ['target', 'kind']),
+  sync: object({ cursors: { type: 'object', maxProperties: MAX_SYNC, additionalProperties: seq } }, [
+    'cursors',
+  ]),
+  watch: object({ users: { type: 'array', maxItems: MAX_WATCH, items: id } }, ['users']),
 };
+const VALIDATORS = Object.fromEntries(
+  Object.entries(FRAME_SCHEMAS).map(([type, schema]) => [type, ajv.compile(schema)]),
+) as Readonly<Record<ClientFrame['type'], ValidateFunction>>;
 const LOGGED_TYPES: ReadonlySet<string> = new Set([...MESSAGE_TYPES, ...MEMBERSHIP_TYPES]);
 const PLAIN_TYPES: ReadonlySet<string> = new Set([...LOGGED_TYPES, 'ping']);
 
@@ -143,12 +147,12 @@ export function parseFrame(text: string, rich: boolean): ParsedFrame {
   }
   const { type } = frame;
   const schema =
-    typeof type === 'string' && Object.hasOwn(SCHEMAS, type) && (rich || PLAIN_TYPES.has(type))
-      ? SCHEMAS[type as ClientFrame['type']]
+    typeof type === 'string' && Object.hasOwn(VALIDATORS, type) && (rich || PLAIN_TYPES.has(type))
+      ? VALIDATORS[type as ClientFrame['type']]
       : undefined;
   const said = msgIdOf(frame);
   if (!schema) {
-    const known = rich ? Object.keys(SCHEMAS) : [...PLAIN_TYPES];
+    const known = rich ? Object.keys(VALIDATORS) : [...PLAIN_TYPES];
     throw new BadFrame(`type: must be one of ${known.join(', ')}`, said);
   }
   if (!schema(frame)) throw new BadFrame(explain(schema.errors?.[0]), said);

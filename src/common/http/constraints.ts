@@ -36,6 +36,20 @@ export function NoNul(options?: ValidationOptions): PropertyDecorator {
   );
 }
 
+/** No NUL and no half of a surrogate pair: for text that is stored as JSON, where neither can be. */
+export function IsStorableText(options?: ValidationOptions): PropertyDecorator {
+  return ValidateBy(
+    {
+      name: 'isStorableText',
+      validator: {
+        validate: (value) => typeof value !== 'string' || (value.isWellFormed() && !value.includes('\0')),
+        defaultMessage: () => '$property must not contain NUL or half of a surrogate pair',
+      },
+    },
+    options,
+  );
+}
+
 /** `""` counts as absent. */
 export function EmptyIsAbsent(): PropertyDecorator {
   return Transform(({ value }: { value: unknown }) => (value === '' || value === null ? undefined : value));
