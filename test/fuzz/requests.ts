@@ -42,6 +42,15 @@ export interface Cases {
 /** What stands for a part of a path: a thing of acme's. */
 export type Things = Readonly<Record<string, string>>;
 
+/** A WAV file of one sample. */
+const SOUND = Buffer.from(
+  '524946462600000057415645666d74201000000001000100401f0000803e0000020010006461746102000000' + '0000',
+  'hex',
+).toString('base64');
+
+/** Parameters without which there is no answer. */
+const NEEDED: Readonly<Record<string, string>> = { '/api/v1/im/conversations': 'userId=ann' };
+
 /** Paths that are the same handler under another prefix. */
 const TWINS = /^\/(copywriting|api\/v1\/(chat\/completions|embeddings|images|audio|models))/;
 
@@ -89,7 +98,7 @@ function givenOf(tenant: TestTenant, things: Things): Record<string, Record<stri
       id: undefined,
     },
     Generate: { params: { topic: 'x' }, modelServiceId },
-    SpokenAudio: { url: undefined, base64: Buffer.from('RIFF').toString('base64'), format: {} },
+    SpokenAudio: { url: undefined, base64: SOUND, format: {} },
     AppTokenRequest: { ...user, appKey, appSecret, client: 'pc', groupId: ['team'] },
     TokenRequest: { ...user, client: 'pc', groupId: ['team'] },
     SendMessageRequest: {
@@ -121,7 +130,7 @@ function givenOf(tenant: TestTenant, things: Things): Record<string, Record<stri
     CreateModelService: service,
     UpdateModelService: service,
     CreateModelPrice: { inputPrice: 1, outputPrice: 1, effectiveFrom: '2099-01-01T00:00:00.000Z' },
-    CreateAssistant: { slug: things.newSlug },
+    CreateAssistant: { slug: `${things.newSlug}-assistant` },
     UpdateAssistant: { slug: undefined },
     CreateAssistantVersion: version,
     CreateGenerationApp: app,
@@ -181,7 +190,7 @@ export function casesOf(
   const made = (label: string, over: Partial<Case> = {}): Case => ({
     label: `${method.toUpperCase()} ${path} ${label}`,
     method: method.toUpperCase(),
-    path: filled(),
+    path: NEEDED[path] ? `${filled()}?${NEEDED[path]}` : filled(),
     headers,
     ...(valid && { body: JSON.stringify(valid) }),
     ...over,
