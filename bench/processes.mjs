@@ -155,31 +155,29 @@ export async function startClient(name = 'client.mjs') {
   return { ...program, ask };
 }
 
+const MAIN = join(here, '..', 'dist', 'src', 'main.js');
+
 /** Parley as it is shipped: the built server on its embedded PostgreSQL, quickstart on, in a directory of its own. */
-export async function startParley({ upstream, model, profileDir, env, execArgv = [] }) {
+export async function startParley({ upstream, model, profileDir, env, execArgv = [], main = MAIN }) {
   const dataDir = mkdtempSync(join(tmpdir(), 'parley-bench-'));
   chmodSync(dataDir, 0o755); // started by root, Postgres runs as somebody else
   const flags = profileDir ? ['--cpu-prof', `--cpu-prof-dir=${profileDir}`] : [];
-  const child = spawn(
-    process.execPath,
-    ['--max-semi-space-size=16', ...flags, ...execArgv, join(here, '..', 'dist', 'src', 'main.js')],
-    {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: {
-        PATH: process.env.PATH,
-        HOST: '127.0.0.1',
-        PORT: '0',
-        PARLEY_DATA_DIR: dataDir,
-        ...(upstream && {
-          OPENAI_BASE_URL: `${upstream}/v1`,
-          OPENAI_API_KEY: 'sk-bench',
-          OPENAI_MODEL: model,
-        }),
-        LOG_LEVEL: 'warn',
-        ...env,
-      },
+  const child = spawn(process.execPath, ['--max-semi-space-size=16', ...flags, ...execArgv, main], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: {
+      PATH: process.env.PATH,
+      HOST: '127.0.0.1',
+      PORT: '0',
+      PARLEY_DATA_DIR: dataDir,
+      ...(upstream && {
+        OPENAI_BASE_URL: `${upstream}/v1`,
+        OPENAI_API_KEY: 'sk-bench',
+        OPENAI_MODEL: model,
+      }),
+      LOG_LEVEL: 'warn',
+      ...env,
     },
-  );
+  });
   const stop = async () => {
     running.delete(stop);
     await end(child, 'SIGTERM', 30_000);

@@ -1,8 +1,9 @@
-// node bench/run.mjs dialogue|openai|im|usage [--json] [--only <section>,…] [--cpu-prof <folder>]
-//   openai: [--kinds <kind>,…], im and usage: [--rows <n>]
+// node bench/run.mjs dialogue|openai|im|usage|builds [--json] [--only <section>,…] [--cpu-prof <folder>]
+//   openai: [--kinds <kind>,…], im and usage: [--rows <n>], builds: --against <folder>
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
+import * as builds from './builds.mjs';
 import * as dialogue from './dialogue.mjs';
 import { table } from './figures.mjs';
 import * as im from './im.mjs';
@@ -10,7 +11,7 @@ import * as openai from './openai.mjs';
 import { stopAll } from './processes.mjs';
 import * as usage from './usage.mjs';
 
-const BENCHES = { dialogue, openai, im, usage };
+const BENCHES = { dialogue, openai, im, usage, builds };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -19,6 +20,8 @@ const { values, positionals } = parseArgs({
     only: { type: 'string' },
     'cpu-prof': { type: 'string' },
     kinds: { type: 'string', default: openai.KIND_NAMES.join(',') }, // of `openai`
+    against: { type: 'string' }, // of `builds`: the folder of the other build
+    rounds: { type: 'string', default: '8' }, // of `builds`
     rows: { type: 'string', default: '5000000' }, // of `im history`, and of the ledger in `usage`
   },
 });
@@ -33,7 +36,12 @@ if (
   !(manyRows >= im.FEW_ROWS)
 ) {
   const rows = ` [--rows <${im.FEW_ROWS} or more>]`;
-  const further = { openai: ` [--kinds ${openai.KIND_NAMES}]`, im: rows, usage: rows };
+  const further = {
+    openai: ` [--kinds ${openai.KIND_NAMES}]`,
+    im: rows,
+    usage: rows,
+    builds: ' --against <folder> [--rounds <n>]',
+  };
   for (const [name, { SECTIONS }] of Object.entries(BENCHES)) {
     console.error(
       `usage: run.mjs ${name} [--json] [--only ${SECTIONS.join(',')}] [--cpu-prof <folder>]${further[name] ?? ''}`,
@@ -53,7 +61,15 @@ const [load] = loadavg();
 if (load > availableParallelism() / 4)
   say(`this machine is busy (load ${load.toFixed(1)}): times will be too long`);
 try {
-  const rows = await bench.measure({ only, profileDir: values['cpu-prof'], kinds, manyRows, say });
+  const rows = await bench.measure({
+    only,
+    profileDir: values['cpu-prof'],
+    kinds,
+    manyRows,
+    against: values.against,
+    rounds: Number(values.rounds),
+    say,
+  });
   say('stopping');
   await stopAll();
   console.log(values.json ? JSON.stringify(rows, null, 2) : table(rows));
