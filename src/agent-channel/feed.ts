@@ -1,5 +1,5 @@
 import type { MessageId } from '../common';
-import type { StreamBatch } from '../realtime';
+import { textFrame, type StreamBatch } from '../realtime';
 import type { ReplyEngine } from '../replies';
 import type { ChannelConnection } from './channel-connection';
 import { pairStart, type ShownReply } from './views';
@@ -90,9 +90,10 @@ export class Feed {
         const frames = view.pieces(shown, after(batch, from));
         if (batch.end) frames.push(...this.sized(shown, view.end(shown, batch.end, offset, text)));
         for (const frame of frames) {
-          connection.say(frame);
           // Frame by frame: what one take brings may be more than may wait.
-          if (connection.congested) await connection.writable();
+          const bytes = textFrame(frame);
+          if (connection.congested || !connection.fits(bytes.length)) await connection.writable(bytes.length);
+          connection.write(bytes);
         }
         if (batch.end) return;
       }

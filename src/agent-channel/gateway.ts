@@ -88,7 +88,6 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
 
   async beforeApplicationShutdown(): Promise<void> {
     clearInterval(this.timer);
-    this.sockets.stopAccepting();
     for (const connection of this.connections) {
       connection.close(CLOSE.restarting, 'the server restarts; come back in a moment');
     }

@@ -3,6 +3,7 @@ import type { GenerationDraft, GenerationEnd } from '../assistants';
 import {
   AppError,
   ERRORS,
+  Shutdown,
   wellFormed,
   within,
   type GenerationRecordId,
@@ -32,18 +33,18 @@ export class TextGenerations implements OnModuleDestroy {
     GenerationRecordId,
     { draft: GenerationDraft; controller: AbortController; done: Promise<void> }
   >();
-  private draining = false;
 
   constructor(
     private readonly config: Config,
     private readonly drivers: TextDrivers,
     private readonly streams: StreamLog,
     private readonly endings: GenerationEndings,
+    private readonly shutdown: Shutdown,
   ) {}
 
   /** SHUTTING_DOWN, OVERLOADED: to be asked before anything is stored. */
   admit(): void {
-    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    this.shutdown.refuseWork();
     if (this.entries.size >= this.config.env.MAX_CONCURRENT_REPLIES)
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
   }
@@ -54,7 +55,7 @@ export class TextGenerations implements OnModuleDestroy {
     this.streams.open(draft.tenantId, streamOf(draft.id));
     const done = this.write(draft, service, controller).finally(() => this.entries.delete(draft.id));
     this.entries.set(draft.id, { draft, controller, done });
-    if (this.draining) controller.abort(new Aborted('interrupted'));
+    if (this.shutdown.begun) controller.abort(new Aborted('interrupted'));
   }
 
   /** Ends it as `stopped`, if it is being written here. */
@@ -77,8 +78,7 @@ export class TextGenerations implements OnModuleDestroy {
   }
 
   async onModuleDestroy(): Promise<void> {
-    this.draining = true;
-    await within(this.config.env.DRAIN_TIMEOUT_MS, this.allDone());
+    await within(this.shutdown.left(this.config.env.DRAIN_TIMEOUT_MS), this.allDone());
     for (const { controller } of this.entries.values()) controller.abort(new Aborted('interrupted'));
     await within(DRAIN_LAST_WAIT_MS, this.allDone());
   }

@@ -9,6 +9,7 @@ import {
   AppError,
   IdGenerator,
   parseExact,
+  Shutdown,
   within,
   type DialogueId,
   type MessageId,
@@ -57,7 +58,6 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
   private timer: NodeJS.Timeout | undefined;
   private claiming = false;
   private again = false;
-  private stopping = false;
 
   constructor(
     private readonly requests: ReplyRequestsRepository,
@@ -67,6 +67,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     private readonly log: MessageLog,
     private readonly publisher: Publisher,
     private readonly ids: IdGenerator,
+    private readonly shutdown: Shutdown,
     messenger: Messenger,
   ) {
     messenger.whenAsked(() => void this.work());
@@ -78,7 +79,6 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
   }
 
   async beforeApplicationShutdown(): Promise<void> {
-    this.stopping = true;
     clearInterval(this.timer);
     await within(DRAIN_MS, Promise.all(this.running));
   }
@@ -89,7 +89,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     if (this.claiming) return;
     this.claiming = true;
     try {
-      while (this.again && !this.stopping && this.running.size < MAX_RUNNING) {
+      while (this.again && !this.shutdown.begun && this.running.size < MAX_RUNNING) {
         this.again = false;
         for (const request of await this.requests.claim(MAX_RUNNING - this.running.size)) {
           const run = this.answer(request).finally(() => {

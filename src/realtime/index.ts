@@ -2,6 +2,7 @@ export * from './bus';
 export * from './connection-counts';
 export * from './in-process-bus';
 export * from './in-process-stream-log';
+export * from './reading-watch';
 export * from './realtime.module';
 export * from './socket-server';
 export * from './socket-writer';

@@ -1,5 +1,5 @@
 import { Injectable, type OnModuleDestroy } from '@nestjs/common';
-import { AppError, IdGenerator, within, type AssistantId, type MessageId, type Principal } from '../common';
+import { AppError, IdGenerator, Shutdown, within, type AssistantId, type MessageId, type Principal } from '../common';
 import { Config } from '../config';
 import {
   appErrorOf,
@@ -51,7 +51,6 @@ class TooLong extends Error {}
 @Injectable()
 export class Completions implements OnModuleDestroy {
   private readonly running = new Map<Promise<unknown>, AbortController>();
-  private draining = false;
 
   constructor(
     private readonly config: Config,
@@ -59,6 +58,7 @@ export class Completions implements OnModuleDestroy {
     private readonly tools: ToolRunner,
     private readonly live: LiveReplies,
     private readonly metering: Metering,
+    private readonly shutdown: Shutdown,
   ) {}
 
   newId(): MessageId {
@@ -71,7 +71,7 @@ export class Completions implements OnModuleDestroy {
    */
   run(request: CompletionRequest, sink: TextSink): Promise<Completion> {
     tenantOf(request.principal);
-    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    this.shutdown.refuseWork();
     if (this.running.size + this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
     }
@@ -88,8 +88,7 @@ export class Completions implements OnModuleDestroy {
   }
 
   async onModuleDestroy(): Promise<void> {
-    this.draining = true;
-    await within(this.config.env.DRAIN_TIMEOUT_MS, Promise.allSettled(this.running.keys()));
+    await within(this.shutdown.left(this.config.env.DRAIN_TIMEOUT_MS), Promise.allSettled(this.running.keys()));
     for (const controller of this.running.values()) controller.abort(new Interrupted());
     await within(DRAIN_LAST_WAIT_MS, Promise.allSettled(this.running.keys()));
   }

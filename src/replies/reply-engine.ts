@@ -4,6 +4,7 @@ import {
   AppError,
   badInput,
   IdGenerator,
+  Shutdown,
   truncate,
   within,
   type AssistantId,
@@ -105,7 +106,6 @@ const startTopic = (tenantId: TenantId, dialogueId: DialogueId): string =>
 @Injectable()
 export class ReplyEngine implements OnModuleDestroy {
   private readonly logger = new Logger(ReplyEngine.name);
-  private draining = false;
   private readonly unsubscribe: () => void;
 
   constructor(
@@ -121,6 +121,7 @@ export class ReplyEngine implements OnModuleDestroy {
     private readonly streams: StreamLog,
     private readonly bus: Bus,
     private readonly quotas: Quotas,
+    private readonly shutdown: Shutdown,
   ) {
     this.unsubscribe = bus.subscribe(stopTopic, (replyId) =>
       this.live.get(replyId as MessageId)?.abort('stopped'),
@@ -134,7 +135,7 @@ export class ReplyEngine implements OnModuleDestroy {
    */
   async start(input: StartReply): Promise<StartedReply> {
     tenantOf(input.principal);
-    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    this.shutdown.refuseWork();
     if (this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
     }
@@ -301,11 +302,11 @@ export class ReplyEngine implements OnModuleDestroy {
 
   /** Nest closes the sockets after this: readers see their replies end while there is time, and the rest as interrupted. */
   async onModuleDestroy(): Promise<void> {
-    this.draining = true;
+    this.shutdown.begin();
     this.unsubscribe();
     const started = [...this.live].map(({ ended }) => ended);
     if (started.length > 0) this.logger.log(`waiting for ${started.length} replies to end`);
-    await within(this.config.env.DRAIN_TIMEOUT_MS, Promise.all(started));
+    await within(this.shutdown.left(this.config.env.DRAIN_TIMEOUT_MS), Promise.all(started));
     const rest = [...this.live];
     for (const reply of rest) reply.abort('interrupted');
     await within(DRAIN_LAST_WAIT_MS, Promise.all(rest.map(({ ended }) => ended)));
