@@ -79,7 +79,17 @@ class FoundationsModule {
           }),
         },
       ],
-      exports: [Config, Shutdown, SecretBox, SecretOpener, ToolSecrets, RootKey, UserTokens, BlobLinks, LimitsSource],
+      exports: [
+        Config,
+        Shutdown,
+        SecretBox,
+        SecretOpener,
+        ToolSecrets,
+        RootKey,
+        UserTokens,
+        BlobLinks,
+        LimitsSource,
+      ],
     };
   }
 }

@@ -6,7 +6,13 @@ import type { DataSourceOptions } from 'typeorm';
 import { AppModule, errorFilter, type Foundations } from './app.module';
 import { assistantEntities } from './assistants';
 import { Shutdown } from './common';
-import { answerPreflights, forgiveEmptyBodies, nameRequest, nameRequests } from './common/http';
+import {
+  answerPreflights,
+  forgiveEmptyBodies,
+  giveUpSlowReaders,
+  nameRequest,
+  nameRequests,
+} from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
 import { admitUploads, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
@@ -66,6 +72,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   nameRequests(adapter.getInstance<FastifyInstance>());
   answerPreflights(adapter.getInstance<FastifyInstance>());
   forgiveEmptyBodies(adapter.getInstance<FastifyInstance>());
+  giveUpSlowReaders(adapter.getInstance<FastifyInstance>(), env.STREAM_SLOW_READER_SECONDS * 1_000);
   refuseForms(adapter.getInstance<FastifyInstance>());
   takeLongBodies(adapter.getInstance<FastifyInstance>());
   const routes: RegisteredRoute[] = [];

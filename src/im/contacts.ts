@@ -36,6 +36,8 @@ const FAILURE_RETRY_MS = 5_000;
 /** A request that fails for a reason of ours is tried so often, then given up: it must not block its conversation for ever. */
 const MAX_ATTEMPTS = 10;
 const PIECES_A_TAKE = 200;
+/** Of one `stream` frame, in UTF-16 units. */
+const CHARS_A_TAKE = 65_536;
 const DRAIN_MS = 5_000;
 const FAILED = 'The assistant could not answer. Please try again.';
 const LIMITED = 'The assistant could not answer: a limit is reached. Please try again later.';
@@ -181,7 +183,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     try {
       for (;;) {
         const woken = new Promise<void>((resolve) => (wake = resolve));
-        const batch = cursor.take(PIECES_A_TAKE);
+        const batch = cursor.take(PIECES_A_TAKE, CHARS_A_TAKE);
         if (batch) {
           text += batch.pieces.join('');
           this.stream(request, replyId, batch);

@@ -174,23 +174,27 @@ export class Delivery {
     if (!standing) return null;
     const last = standing.untilSeq ?? standing.lastSeq;
     let seq = Math.max(after, standing.fromSeq);
-    for (let left = limit; left > 0 && seq < last && connection.open;) {
+    const { replay } = connection;
+    let left = limit;
+    while (left > 0 && seq < last && connection.open) {
       const entries = await this.page(connection.tenantId, id, seq);
       let waits = 0;
       // Nothing there any more: it was dropped with its month.
       if (entries.length === 0) seq = last;
       for (const entry of entries.slice(0, left)) {
-        if (entry.seq > last || connection.congested) break;
+        if (entry.seq > last || connection.congested || replay.waitSeconds() > 0) break;
         const { rich } = new LiveMessage(entry);
         if (!connection.fits(rich.length)) {
           waits = rich.length;
           break;
         }
         connection.write(rich);
+        replay.spend(rich.length);
         seq = entry.seq;
       }
       left = limit - (seq - Math.max(after, standing.fromSeq));
       await connection.writable(waits);
+      if (replay.waitSeconds() > 0) break;
     }
     return { seq, lastSeq: last };
   }

@@ -3,6 +3,7 @@ import type { StoredReply } from '../messages';
 import { estimateTokens } from '../model-services';
 import { LiveReply, type LiveReplySettings } from './live-reply';
 import { buildPrompt } from './prompt';
+import { ReplyText } from '../realtime';
 import { STORED_PIECE, storedCursor } from './stored-cursor';
 
 const user = (content: string) => ({ role: 'user' as const, content });
@@ -57,14 +58,17 @@ describe('the prompt', () => {
 
 describe('checkpoints', () => {
   it('together are the text, part by part, and are made again until they are saved', () => {
-    const reply = new LiveReply({ tenantId: '1', replyId: '2' } as unknown as LiveReplySettings);
+    const reply = new LiveReply(
+      { tenantId: '1', replyId: '2' } as unknown as LiveReplySettings,
+      new ReplyText(),
+    );
     expect(reply.checkpoint()).toBeNull();
-    reply.add(['a', 'b']);
+    for (const piece of ['a', 'b']) reply.written.push(piece);
     expect(reply.checkpoint()!.checkpoint).toMatchObject({ part: 0, content: 'ab' });
-    reply.add(['c']);
+    reply.written.push('c');
     const first = reply.checkpoint()!;
     expect(first.checkpoint).toMatchObject({ part: 0, content: 'abc', reasoning: '' });
-    reply.add(['d']);
+    reply.written.push('d');
     first.saved();
     reply.reasoning += 'why';
     const second = reply.checkpoint()!;

@@ -36,7 +36,7 @@ import {
 import { Bus, StreamLog, type StreamCursor } from '../realtime';
 import { estimateOf, overQuota, Quotas, reserveUsage, type Quota, type Wire } from '../usage';
 import { onlyUserOf, tenantOf } from './access';
-import { LiveReply } from './live-reply';
+import { LiveReply, type LiveReplySettings } from './live-reply';
 import { LiveReplies } from './live-replies';
 import { buildPrompt } from './prompt';
 import { ReplyWriter } from './reply-writer';
@@ -195,7 +195,9 @@ export class ReplyEngine implements OnModuleDestroy {
     if (turn.outcome === 'parent-in-progress' || turn.outcome === 'session-taken')
       throw new AppError('REPLY_IN_PROGRESS');
 
-    const reply = new LiveReply({
+    // Before the work is dispatched: the first piece must find the log open.
+    const written = this.streams.open(tenantId, draft.replyId);
+    const settings: LiveReplySettings = {
       tenantId,
       replyId: draft.replyId,
       dialogueId: turn.dialogue.id,
@@ -209,9 +211,8 @@ export class ReplyEngine implements OnModuleDestroy {
       wire,
       reserved: quota !== null,
       tools: version && toolsOf(version),
-    });
-    // Before the work is dispatched: the first piece must find the log open.
-    this.streams.open(tenantId, reply.id);
+    };
+    const reply = new LiveReply(settings, written);
     this.live.add(reply);
     // First, so that who waits for the name can listen to the dialogue in time.
     if (draft.session !== null && draft.dialogueId === null && assistantId) {

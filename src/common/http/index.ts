@@ -3,5 +3,6 @@ export * from './constraints';
 export * from './decorators';
 export * from './error-filter';
 export * from './preflight';
+export * from './slow-answers';
 export * from './validation';
 export * from './while-present';
