@@ -350,20 +350,20 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     const replyId = asId<MessageId>(messageId);
     const { dialogueId } = session;
     const { replay } = connection;
-    const seconds = replay.waitSeconds();
-    if (seconds > 0)
-      throw new ChannelError('rate_limited', `too much was asked to be shown again; resume in ${seconds} s`);
     if (replyId && connection.feeds.get(session)?.isResuming(replyId))
       throw new ChannelError('busy', 'messageId: that reply is being shown again; wait for its end');
     if (connection.resuming >= MAX_RESUMING)
       throw new ChannelError('busy', `a connection is shown ${MAX_RESUMING} replies again at most at once`);
+    const seconds = replay.waitSeconds();
+    if (seconds > 0)
+      throw new ChannelError('rate_limited', `too much was asked to be shown again; resume in ${seconds} s`);
     const stored =
       replyId && dialogueId && (await this.dialogues.findReply(connection.principal.tenantId, replyId));
+    // Whose it is its text was read for, too.
+    replay.spend(ROW_COST + (stored ? stored.reply.content.length : 0));
     if (!replyId || !stored || stored.dialogue.id !== dialogueId) {
       throw new ChannelError('session_not_found', `messageId: no such reply in the session ${name}`);
     }
-    // Its text was read to find out whose it is.
-    replay.spend(ROW_COST + stored.reply.content.length);
     if (!connection.open) return;
     const feed = this.watch(connection, session, name);
     feed.resume({ replyId, stream: true, offset, ...(requestId !== undefined && { requestId }) });

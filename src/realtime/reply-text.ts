@@ -57,13 +57,22 @@ export class ReplyText {
 
   /** Pieces after the first `from`: at most `maxPieces`, and no more once they have `maxChars`. */
   pieces(from: number, maxPieces: number, maxChars: number): readonly string[] {
-    // Whoever keeps up reads what came last, whole.
-    if (from === this.tailFirst && this.tail.length <= maxPieces && this.length - this.tailOffset <= maxChars)
-      return this.tail.slice();
     const found: string[] = [];
     let chars = 0;
-    for (let at = from; at < this.count && found.length < maxPieces && chars < maxChars; at += 1) {
-      const piece = this.piece(at);
+    let at = from;
+    const wanted = (): boolean => found.length < maxPieces && chars < maxChars;
+    while (at < this.tailFirst && wanted()) {
+      const { first, text, ends } = this.blockOf(at);
+      let begin = at === first ? 0 : ends[at - first - 1]!;
+      for (; at < first + ends.length && wanted(); at += 1) {
+        const end = ends[at - first]!;
+        found.push(text.slice(begin, end));
+        chars += end - begin;
+        begin = end;
+      }
+    }
+    for (; at < this.count && wanted(); at += 1) {
+      const piece = this.tail[at - this.tailFirst]!;
       found.push(piece);
       chars += piece.length;
     }
@@ -91,12 +100,6 @@ export class ReplyText {
     }
     const rest = this.tail.join('');
     return text + rest.slice(Math.max(0, offset - this.tailOffset));
-  }
-
-  private piece(at: number): string {
-    if (at >= this.tailFirst) return this.tail[at - this.tailFirst]!;
-    const { first, text, ends } = this.blockOf(at);
-    return text.slice(at === first ? 0 : ends[at - first - 1], ends[at - first]);
   }
 
   private blockOf(position: number): Block {

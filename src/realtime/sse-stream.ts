@@ -24,6 +24,8 @@ export interface StreamKeeper {
 export class SseStream {
   private cursor: StreamCursor | null = null;
   private blocked = false;
+  /** Nothing more is written; what was is still to be read. */
+  private ending = false;
   private wrote = false;
   private lastWrite = Date.now();
   private unsent = 0;
@@ -83,14 +85,15 @@ export class SseStream {
     }
   };
 
+  /** Watched until all of it has left: who does not read the end either is let go like any other. */
   finish(): void {
-    this.detach();
-    this.response.end();
+    this.end('');
+    this.readAt = Date.now();
   }
 
   /** Who reads nothing for `slowMs` is given up; who is idle for `quietMs` gets a comment. True: given up now. */
   look(now: number, slowMs: number, quietMs: number): boolean {
-    if (!this.blocked) {
+    if (!this.blocked && !this.ending) {
       // So that nothing between us and the client takes it for dead.
       if (now - this.lastWrite > quietMs) this.write(': keep-alive\n\n');
       return false;
@@ -102,11 +105,20 @@ export class SseStream {
       return false;
     }
     if (now - this.readAt < slowMs) return false;
-    const last = this.lastWords();
-    this.detach();
-    this.response.end(last);
-    setTimeout(() => this.response.destroy(), LAST_WORDS_MS).unref();
+    this.keeper.closed(this);
+    if (this.ending) this.response.destroy();
+    else {
+      this.end(this.lastWords());
+      setTimeout(() => this.response.destroy(), LAST_WORDS_MS).unref();
+    }
     return true;
+  }
+
+  private end(last: string): void {
+    this.ending = true;
+    this.cursor?.close();
+    this.cursor = null;
+    this.response.end(last);
   }
 
   private write(text: string): void {

@@ -41,6 +41,11 @@ export class SseStreams implements OnApplicationShutdown {
     return new SseStream(reply.raw, format, this, lastWords, reply.getHeaders() as OutgoingHttpHeaders);
   }
 
+  /** Open ones. */
+  get size(): number {
+    return this.open.size;
+  }
+
   opened(stream: SseStream): void {
     this.open.add(stream);
   }

@@ -113,6 +113,23 @@ describe('a reader of what is stored', () => {
     expect(await read(null, 0)).toBeNull();
   });
 
+  it('comes in pieces of one size, and goes on after the one that the reader has', async () => {
+    const text = `${'x'.repeat(16_383)}😀${'y'.repeat(20_000)}`;
+    const all: string[] = [];
+    let number = STORED_PIECE - 1;
+    for (let ended = false; !ended;) {
+      const batch = (await read(stored('finished', text), number))!.take(1)!;
+      expect(batch.offset).toBe(all.join('').length);
+      expect(batch.first).toBe(number + 1);
+      all.push(...batch.pieces);
+      number = batch.first;
+      ended = batch.end !== undefined;
+    }
+    expect(all.map(({ length }) => length)).toEqual([16_383, 16_384, 3_618]);
+    expect(all.join('')).toBe(text);
+    expect((await read(stored('finished', text), STORED_PIECE + 3))!.exhausted).toBe(true);
+  });
+
   it('waits while another node writes', async () => {
     let reply = stored('streaming', '');
     const { promise, resolve } = Promise.withResolvers<void>();
