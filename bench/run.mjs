@@ -1,4 +1,4 @@
-// node bench/run.mjs dialogue|openai|im|usage|builds [--json] [--only <section>,…] [--cpu-prof <folder>]
+// node bench/run.mjs dialogue|openai|im|usage|builds|stalled [--json] [--only <section>,…] [--cpu-prof <folder>]
 //   openai: [--kinds <kind>,…], im and usage: [--rows <n>], builds: --against <folder>
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
@@ -9,9 +9,10 @@ import { table } from './figures.mjs';
 import * as im from './im.mjs';
 import * as openai from './openai.mjs';
 import { stopAll } from './processes.mjs';
+import * as stalled from './stalled.mjs';
 import * as usage from './usage.mjs';
 
-const BENCHES = { dialogue, openai, im, usage, builds };
+const BENCHES = { dialogue, openai, im, usage, builds, stalled };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

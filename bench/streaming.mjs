@@ -31,12 +31,12 @@ export const directTo = (upstream) => (shape) => ({
  * Everything that takes part: `proxies` are the modes of baseline-proxy.mjs, `shapes` the further answers that Parley has
  * a model service for, each of the shape's name.
  */
-export async function startScene({ proxies: modes, shapes, profileDir, say }) {
+export async function startScene({ proxies: modes, shapes, profileDir, env, say }) {
   say('starting upstream, proxies, client and Parley');
   const upstream = await startProgram('upstream.mjs');
   const [client, parley, ...started] = await Promise.all([
     startClient(),
-    startParley({ upstream: upstream.url, model: SHORT, profileDir }),
+    startParley({ upstream: upstream.url, model: SHORT, profileDir, env }),
     ...modes.map((mode) => startProgram('baseline-proxy.mjs', [mode, upstream.url])),
   ]);
   const proxies = Object.fromEntries(modes.map((mode, i) => [mode, started[i]]));

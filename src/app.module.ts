@@ -4,6 +4,7 @@ import type { DataSource } from 'typeorm';
 import { AdminModule, problemErrors } from './admin';
 import { AgentChannelModule, agentErrors } from './agent-channel';
 import { AssistantsModule } from './assistants';
+import { Shutdown } from './common';
 import { ErrorFilter } from './common/http';
 import { BlobLinks, BlobsModule } from './blobs';
 import { Config } from './config';
@@ -63,6 +64,7 @@ class FoundationsModule {
       module: FoundationsModule,
       providers: [
         { provide: Config, useValue: config },
+        Shutdown,
         { provide: SecretBox, useValue: new SecretBox(secretKey) },
         { provide: SecretOpener, useValue: openerOf(new SecretBox(secretKey)) },
         { provide: ToolSecrets, useValue: toolSecretsOf(new SecretBox(secretKey)) },
@@ -77,7 +79,17 @@ class FoundationsModule {
           }),
         },
       ],
-      exports: [Config, SecretBox, SecretOpener, ToolSecrets, RootKey, UserTokens, BlobLinks, LimitsSource],
+      exports: [
+        Config,
+        Shutdown,
+        SecretBox,
+        SecretOpener,
+        ToolSecrets,
+        RootKey,
+        UserTokens,
+        BlobLinks,
+        LimitsSource,
+      ],
     };
   }
 }

@@ -5,13 +5,21 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { DataSourceOptions } from 'typeorm';
 import { AppModule, errorFilter, type Foundations } from './app.module';
 import { assistantEntities } from './assistants';
-import { answerPreflights, forgiveEmptyBodies, nameRequest, nameRequests, refuseNul } from './common/http';
+import { Shutdown } from './common';
+import {
+  answerPreflights,
+  forgiveEmptyBodies,
+  giveUpSlowReaders,
+  nameRequest,
+  nameRequests,
+  refuseNul,
+} from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
 import { admitUploads, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
-import { createLogger, PinoLogger, Readiness } from './observability';
+import { createLogger, PinoLogger } from './observability';
 import { SocketServer } from './realtime';
 import { Authenticator, credentialsOf, tenancyEntities } from './tenancy';
 
@@ -65,6 +73,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   nameRequests(adapter.getInstance<FastifyInstance>());
   answerPreflights(adapter.getInstance<FastifyInstance>());
   forgiveEmptyBodies(adapter.getInstance<FastifyInstance>());
+  giveUpSlowReaders(adapter.getInstance<FastifyInstance>(), env.STREAM_SLOW_READER_SECONDS * 1_000);
   refuseForms(adapter.getInstance<FastifyInstance>());
   refuseNul(adapter.getInstance<FastifyInstance>());
   takeLongBodies(adapter.getInstance<FastifyInstance>());
@@ -97,7 +106,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   const host = env.HOST === '0.0.0.0' || env.HOST === '::' ? 'localhost' : env.HOST;
   const url = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
   const close = (): Promise<void> => {
-    nest.get(Readiness).stopping = true;
+    nest.get(Shutdown).begin();
     return nest.close();
   };
   return { nest, routes, url, close };

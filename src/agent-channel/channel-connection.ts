@@ -1,12 +1,18 @@
 import type { WebSocket } from 'ws';
-import { TokenBucket, type Principal } from '../common';
-import { CLOSE, SocketWriter, textFrame, type WriterLimits } from '../realtime';
+import type { Principal } from '../common';
+import {
+  CLOSE,
+  FrameRate,
+  SocketWriter,
+  textFrame,
+  type Allowance,
+  type ControlKind,
+  type ReplayAllowances,
+  type WriterLimits,
+} from '../realtime';
 import type { ConnectionLimits } from '../tenancy';
 import type { Feed } from './feed';
 import type { View } from './views';
-
-/** Frames over the rate that are answered with an error before the connection is closed. */
-const FLOOD_PATIENCE = 100;
 
 export interface ChannelSettings extends WriterLimits {
   readonly id: string;
@@ -15,6 +21,7 @@ export interface ChannelSettings extends WriterLimits {
   readonly token: { readonly client: string; readonly issuedAt: number; readonly expiresAt: number } | null;
   readonly address: string;
   readonly limits: ConnectionLimits;
+  readonly replays: ReplayAllowances;
   /** For frames that name none. */
   readonly agentId: string;
   readonly view: View;
@@ -31,15 +38,17 @@ export class ChannelConnection extends SocketWriter {
   /** Frames are dealt with one after the other: this is the last one's end. */
   last: Promise<void> = Promise.resolve();
   waiting = 0;
-  private readonly rate: TokenBucket;
-  private flooding = 0;
+  /** Replies that it asked to be shown again and was not shown to their end. */
+  resuming = 0;
+  private readonly rate: FrameRate;
+  private ownReplay: Allowance | undefined;
 
   constructor(
     ws: WebSocket,
     readonly settings: ChannelSettings,
   ) {
     super(ws, settings);
-    this.rate = new TokenBucket(settings.limits.framesBurst, Date.now());
+    this.rate = new FrameRate(settings.limits);
   }
 
   get principal(): Principal {
@@ -53,16 +62,18 @@ export class ChannelConnection extends SocketWriter {
     return `connection-${this.settings.id}`;
   }
 
+  /** What may be sent again: to a user, on whatever connection; to a tenant's server, on this one. */
+  get replay(): Allowance {
+    const { tenantId, userId, endUser } = this.principal;
+    const { replays } = this.settings;
+    return endUser ? replays.of(`${tenantId}\n${userId}`) : (this.ownReplay ??= replays.of(null));
+  }
+
   /** Takes one of the frames it may send; false: over the rate. */
-  admitFrame(now: number): boolean {
-    const { framesPerSecond, framesBurst } = this.settings.limits;
-    if (this.rate.take(now, framesBurst, framesPerSecond)) {
-      if (this.rate.left > framesBurst / 2) this.flooding = 0;
-      return true;
-    }
-    this.flooding += 1;
-    if (this.flooding > FLOOD_PATIENCE) this.close(CLOSE.flooding, 'too many frames; come back later');
-    return false;
+  admitFrame(now: number, control?: ControlKind): boolean {
+    const admitted = this.rate.admit(now, control);
+    if (this.rate.flooding) this.close(CLOSE.flooding, 'too many frames; come back later');
+    return admitted;
   }
 
   say(...frames: (string | null)[]): void {

@@ -1,8 +1,8 @@
-import type { MessageId } from '../common';
-import type { StreamBatch } from '../realtime';
+import { pairStart, type MessageId } from '../common';
+import { textFrame, type StreamBatch } from '../realtime';
 import type { ReplyEngine } from '../replies';
 import type { ChannelConnection } from './channel-connection';
-import { pairStart, type ShownReply } from './views';
+import type { ShownReply } from './views';
 
 /** A reply that is to be shown. */
 export interface Wanted {
@@ -14,12 +14,15 @@ export interface Wanted {
 }
 
 const PIECES_A_TAKE = 200;
+/** UTF-16 units: what stands ready for a client that does not read. */
+const CHARS_A_TAKE = 65_536;
 /** Replies that were shown, so that a second hint of one shows it once. */
 const MAX_REMEMBERED = 1_000;
 
 /** What one connection is shown of one session: its replies, one after the other, each from its own place in the log. */
 export class Feed {
-  private readonly queue: Wanted[] = [];
+  private readonly queue: (Wanted & { readonly resumed: boolean })[] = [];
+  private readonly resuming = new Set<MessageId>();
   private readonly shown = new Set<MessageId>();
   private running = false;
   private closed = false;
@@ -38,12 +41,23 @@ export class Feed {
     this.again(wanted);
   }
 
-  /** A reply that the client asks for itself. */
-  again(wanted: Wanted): void {
+  /** A reply that the client asks for itself: what there is of it by then is paid for. */
+  resume(wanted: Wanted): void {
+    this.resuming.add(wanted.replyId);
+    this.connection.resuming += 1;
+    this.again(wanted, true);
+  }
+
+  /** Whether a reply was resumed and has not been shown to its end. */
+  isResuming(replyId: MessageId): boolean {
+    return this.resuming.has(replyId);
+  }
+
+  private again(wanted: Wanted, resumed = false): void {
     this.shown.add(wanted.replyId);
     const [oldest] = this.shown;
     if (this.shown.size > MAX_REMEMBERED) this.shown.delete(oldest!);
-    this.queue.push(wanted);
+    this.queue.push({ ...wanted, resumed });
     void this.run();
   }
 
@@ -55,12 +69,19 @@ export class Feed {
   private async run(): Promise<void> {
     if (this.running) return;
     this.running = true;
-    for (let next = this.queue.shift(); next && !this.closed; next = this.queue.shift())
-      await this.follow(next).catch(this.failed);
+    for (let next = this.queue.shift(); next && !this.closed; next = this.queue.shift()) {
+      await this.follow(next, next.resumed).catch(this.failed);
+      if (!next.resumed) continue;
+      this.resuming.delete(next.replyId);
+      this.connection.resuming -= 1;
+    }
     this.running = false;
   }
 
-  private async follow({ replyId, requestId, stream, offset: from }: Wanted): Promise<void> {
+  private async follow(
+    { replyId, requestId, stream, offset: from }: Wanted,
+    resumed: boolean,
+  ): Promise<void> {
     const { connection } = this;
     const { view, principal } = connection;
     const shown: ShownReply = {
@@ -76,11 +97,14 @@ export class Feed {
       if (from === 0) connection.say(...view.begin(shown));
       let text = '';
       let offset = 0;
+      let paid = resumed;
       for (;;) {
         const woken = new Promise<void>((resolve) => (this.wake = resolve));
         if (this.closed || !connection.open) return;
-        const batch = cursor.take(PIECES_A_TAKE);
+        const batch = cursor.take(PIECES_A_TAKE, CHARS_A_TAKE);
         if (!batch) {
+          // It has all there was: what comes from here on is as new to it as to everybody.
+          paid = false;
           if (cursor.exhausted) return;
           await woken;
           continue;
@@ -90,9 +114,11 @@ export class Feed {
         const frames = view.pieces(shown, after(batch, from));
         if (batch.end) frames.push(...this.sized(shown, view.end(shown, batch.end, offset, text)));
         for (const frame of frames) {
-          connection.say(frame);
           // Frame by frame: what one take brings may be more than may wait.
-          if (connection.congested) await connection.writable();
+          const bytes = textFrame(frame);
+          if (connection.congested || !connection.fits(bytes.length)) await connection.writable(bytes.length);
+          connection.write(bytes);
+          if (paid) connection.replay.spend(bytes.length);
         }
         if (batch.end) return;
       }

@@ -18,7 +18,16 @@ import {
 } from '../common';
 import { Config } from '../config';
 import { DialoguesRepository } from '../messages';
-import { CLOSE, ConnectionCounts, HandshakeRefused, SocketServer, type Handshake } from '../realtime';
+import {
+  CLOSE,
+  ConnectionCounts,
+  controlKind,
+  HandshakeRefused,
+  ReplayAllowances,
+  ROW_COST,
+  SocketServer,
+  type Handshake,
+} from '../realtime';
 import { ReplyEngine } from '../replies';
 import { AccessWatch, type LostAccess } from '../tenancy';
 import { Admission, type Admitted } from './admission';
@@ -40,6 +49,8 @@ export const DEFAULT_AGENT = 'main';
 const PATH = /^\/api\/v1\/(?:agents\/([^/]{1,400})\/)?ws\/?$/;
 /** Frames of one connection that wait for an earlier one; past it the socket is read no further. */
 const MAX_WAITING_FRAMES = 64;
+/** Replies that one connection may be shown again at once. */
+const MAX_RESUMING = 16;
 /** Sessions that one connection may watch. */
 const MAX_FEEDS = 100;
 const DRAIN_MS = 1_000;
@@ -62,6 +73,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     private readonly dialogues: DialoguesRepository,
     private readonly replies: ReplyEngine,
     private readonly sessions: Sessions,
+    private readonly replays: ReplayAllowances,
   ) {}
 
   get size(): number {
@@ -88,7 +100,6 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
 
   async beforeApplicationShutdown(): Promise<void> {
     clearInterval(this.timer);
-    this.sockets.stopAccepting();
     for (const connection of this.connections) {
       connection.close(CLOSE.restarting, 'the server restarts; come back in a moment');
     }
@@ -136,6 +147,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
       address,
       limits,
       agentId,
+      replays: this.replays,
       view: ws.protocol === EVENT_PROTOCOL ? eventView : plainView,
       maxBufferedBytes: this.config.env.IM_MAX_BUFFERED_BYTES,
       slowAfterMs: this.config.env.IM_SLOW_READER_SECONDS * 1_000,
@@ -208,15 +220,9 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
   private receive(connection: ChannelConnection, data: RawData, isBinary: boolean): void {
     if (!connection.open) return;
     connection.pingedAt = 0;
-    if (!connection.admitFrame(Date.now())) {
-      this.tell(
-        connection,
-        new ChannelError('rate_limited', 'too many frames; send this one again later'),
-        {},
-      );
-      return;
-    }
     const buffer = data as Buffer;
+    const control = isBinary ? undefined : controlKind(buffer);
+    if (!connection.admitFrame(Date.now(), control)) return this.tell(connection, tooMany(), {});
     if (isBinary) return this.tell(connection, new BadFrame('the frame is not a text message'), {});
     const { channelFrameBytes } = connection.settings.limits;
     if (buffer.length > channelFrameBytes) {
@@ -232,6 +238,9 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     } catch (error) {
       return this.tell(connection, error, { requestId: (error as BadFrame).requestId });
     }
+    // It was taken for a cheaper one.
+    if (control !== undefined && frame.type !== control && !connection.admitFrame(Date.now()))
+      return this.tell(connection, tooMany(), frame);
     if (frame.type === 'ping') {
       connection.say(connection.view.pong(frame.requestId));
       return;
@@ -340,14 +349,24 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
   ): Promise<void> {
     const replyId = asId<MessageId>(messageId);
     const { dialogueId } = session;
+    const { replay } = connection;
+    if (replyId && connection.feeds.get(session)?.isResuming(replyId))
+      throw new ChannelError('busy', 'messageId: that reply is being shown again; wait for its end');
+    if (connection.resuming >= MAX_RESUMING)
+      throw new ChannelError('busy', `a connection is shown ${MAX_RESUMING} replies again at most at once`);
+    const seconds = replay.waitSeconds();
+    if (seconds > 0)
+      throw new ChannelError('rate_limited', `too much was asked to be shown again; resume in ${seconds} s`);
     const stored =
       replyId && dialogueId && (await this.dialogues.findReply(connection.principal.tenantId, replyId));
+    // Whose it is its text was read for, too.
+    replay.spend(ROW_COST + (stored ? stored.reply.content.length : 0));
     if (!replyId || !stored || stored.dialogue.id !== dialogueId) {
       throw new ChannelError('session_not_found', `messageId: no such reply in the session ${name}`);
     }
     if (!connection.open) return;
     const feed = this.watch(connection, session, name);
-    feed.again({ replyId, stream: true, offset, ...(requestId !== undefined && { requestId }) });
+    feed.resume({ replyId, stream: true, offset, ...(requestId !== undefined && { requestId }) });
   }
 
   /** From now on this connection sees every reply of the session. */
@@ -399,6 +418,10 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     };
     connection.say(connection.view.error(failure));
   }
+}
+
+function tooMany(): ChannelError {
+  return new ChannelError('rate_limited', 'too many frames; send this one again later');
 }
 
 /** A tenant's server holds as many connections as it likes: only users with tokens of their own are counted. */

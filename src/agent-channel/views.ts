@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { MessageId } from '../common';
+import { inPieces, type MessageId } from '../common';
 import type { PlacedAside, StreamBatch, StreamEnd } from '../realtime';
 import { failureCode, type ChannelCode } from './errors';
 
@@ -24,28 +24,6 @@ export interface ChannelFailure {
   readonly sessionId?: string;
   readonly messageId?: MessageId;
   readonly requestId?: string;
-}
-
-/** As JSON at most 96 KiB: a frame must not be near what may wait for a client. */
-const MAX_FRAME_CHARS = 16_384;
-
-/** A place in a text that is in no surrogate pair: this one, or the one before it. */
-export function pairStart(text: string, at: number): number {
-  const low = text.charCodeAt(at);
-  const high = text.charCodeAt(at - 1);
-  return low >= 0xdc00 && low <= 0xdfff && high >= 0xd800 && high <= 0xdbff ? at - 1 : at;
-}
-
-/** A piece as large as a whole stored reply goes out in several. */
-function inFrames(piece: string): string[] {
-  if (piece.length <= MAX_FRAME_CHARS) return [piece];
-  const parts: string[] = [];
-  for (let at = 0; at < piece.length;) {
-    const end = pairStart(piece, at + MAX_FRAME_CHARS);
-    parts.push(piece.slice(at, end));
-    at = end;
-  }
-  return parts;
 }
 
 /** How one dialect of the channel says what happens: texts of frames, in order. */
@@ -79,7 +57,7 @@ export const plainView: View = {
     const head = `{"type":"stream","agentId":${JSON.stringify(reply.agentId)},"content":`;
     const tail = `,${JSON.stringify(named(reply)).slice(1, -1)},"offset":`;
     let at = offset;
-    return pieces.flatMap(inFrames).map((piece) => {
+    return pieces.flatMap(inPieces).map((piece) => {
       const frame = `${head}${JSON.stringify(piece)},"done":false${tail}${at}}`;
       at += piece.length;
       return frame;
@@ -133,7 +111,7 @@ export const eventView: View = {
     upTo(first - 1);
     pieces.forEach((piece, i) => {
       if (reply.stream) {
-        inFrames(piece).forEach((content, part) => {
+        inPieces(piece).forEach((content, part) => {
           const number = part === 0 ? first + i : `${first + i}+${part}`;
           frames.push(event('text', { content }, about(reply, number)));
         });

@@ -10,6 +10,10 @@ export const ERRORS = {
   FORBIDDEN: { status: 403, message: 'This key does not have the scope for that.' },
   ORIGIN_NOT_ALLOWED: { status: 403, message: 'This tenant lets no page of that origin in.' },
   NOT_FOUND: { status: 404, message: 'No such thing in this tenant.' },
+  READ_TOO_SLOWLY: {
+    status: 408,
+    message: 'The answer was ended: its client read nothing of it for too long.',
+  },
   CONFLICT: { status: 409, message: 'That conflicts with what is there.' },
   REPLY_IN_PROGRESS: {
     status: 409,

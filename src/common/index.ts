@@ -5,6 +5,7 @@ export * from './fresh-cache';
 export * from './id-generator';
 export * from './ids';
 export * from './principal';
+export * from './shutdown';
 export * from './text';
 export * from './time';
 export * from './paging';

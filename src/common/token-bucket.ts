@@ -8,12 +8,12 @@ export class TokenBucket {
     this.filledAt = now;
   }
 
-  /** False when there is none left. */
-  take(now: number, burst: number, perSecond: number): boolean {
+  /** False when there are not so many left. */
+  take(now: number, burst: number, perSecond: number, cost = 1): boolean {
     this.tokens = Math.min(burst, this.tokens + ((now - this.filledAt) * perSecond) / 1_000);
     this.filledAt = now;
-    if (this.tokens < 1) return false;
-    this.tokens -= 1;
+    if (this.tokens < cost) return false;
+    this.tokens -= cost;
     return true;
   }
 

@@ -4,6 +4,9 @@ import { VARIABLES, type Environment, type VariableName } from './variables';
 /** A start-up mistake of the operator: one clear line, exit code 1, no stack. */
 export class ConfigError extends Error {}
 
+/** What the server adds to a frame on its way to its receivers, at most. */
+const ADDED_BYTES = 1_024;
+
 /** The validated environment, frozen, and what follows from it. */
 export class Config {
   private constructor(readonly env: Environment) {
@@ -26,6 +29,11 @@ export class Config {
     }
     if (!env.S3_ACCESS_KEY_ID !== !env.S3_SECRET_ACCESS_KEY) {
       throw new ConfigError('S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY are needed together, or neither');
+    }
+    if (env.IM_MAX_FRAME_BYTES + ADDED_BYTES > env.IM_MAX_BUFFERED_BYTES) {
+      throw new ConfigError(
+        `IM_MAX_BUFFERED_BYTES must be IM_MAX_FRAME_BYTES and ${ADDED_BYTES} more at least: what a client may send its receivers must be able to get`,
+      );
     }
     return new Config(env);
   }

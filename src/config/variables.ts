@@ -121,6 +121,18 @@ export const VARIABLES = {
     1_048_576,
     17_179_869_184,
   ),
+  STREAM_MAX_BUFFERED_BYTES: integer(
+    'what may wait for a slow client of an HTTP stream; the model is read no further while a quarter of it does',
+    1_048_576,
+    65_536,
+    1_073_741_824,
+  ),
+  STREAM_SLOW_READER_SECONDS: integer(
+    'an HTTP client that reads nothing of what waits for it for so long is given up',
+    60,
+    1,
+    3_600,
+  ),
   DRAIN_TIMEOUT_MS: integer('how long a stopping server lets replies finish', 10_000, 0, 600_000),
   MESSAGE_RETENTION_DAYS: integer(
     'messages of conversations older than this are dropped, month by month; 0 keeps them for ever',
@@ -133,6 +145,18 @@ export const VARIABLES = {
   IM_MAX_FRAME_BYTES: integer('largest frame a client may send', 65_536, 1_024, 16_777_216),
   IM_FRAMES_PER_SECOND: integer('frames a second a connection may send for long', 50, 1, 1_000_000),
   IM_FRAMES_BURST: integer('frames a connection may send at once', 200, 1, 1_000_000),
+  IM_REPLAY_BYTES_PER_SECOND: integer(
+    'bytes a second that a user may have sent again over the sockets for long: resume, sync',
+    1_048_576,
+    1_024,
+    1_073_741_824,
+  ),
+  IM_REPLAY_BURST_BYTES: integer(
+    'bytes that a user may have sent again over the sockets at once',
+    16_777_216,
+    1_024,
+    1_073_741_824,
+  ),
   CHANNEL_MAX_FRAME_BYTES: integer(
     'largest frame a client of the agent channel may send; 32,000 characters of any script fit',
     262_144,

@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import type { OutgoingHttpHeaders } from 'node:http';
 import { Body, Get, Headers, HttpCode, Param, Post, Query, Req, Res, UsePipes } from '@nestjs/common';
 import { ApiHeader, ApiOperation, ApiProduces } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -17,7 +16,7 @@ import {
 } from '../common';
 import { Caller, validation } from '../common/http';
 import { DialoguesRepository, type StoredReply } from '../messages';
-import { SseStream } from '../realtime';
+import { SseStreams } from '../realtime';
 import { ReplyEngine, type StartedReply } from '../replies';
 import { list, success } from './envelope';
 import { pageOf } from './paging';
@@ -48,6 +47,7 @@ export class DialogueController {
     private readonly replies: ReplyEngine,
     private readonly dialogues: DialoguesRepository,
     private readonly assistants: AssistantsRepository,
+    private readonly streams: SseStreams,
   ) {}
 
   @Post('dialogue/sse/send-message')
@@ -179,12 +179,7 @@ export class DialogueController {
     let pump = (): void => undefined;
     const cursor = await this.replies.read(dialogue.tenantId, replyId, after ?? 0, () => pump());
     if (!cursor) throw new AppError('NOT_FOUND');
-    reply.hijack();
-    const stream = new SseStream(
-      reply.raw,
-      replyFormat(dialogue.id, replyId),
-      reply.getHeaders() as OutgoingHttpHeaders,
-    );
+    const stream = this.streams.begin(reply, replyFormat(dialogue.id, replyId));
     ({ pump } = stream);
     if (after === null) stream.event(firstEvent(replyId, dialogue, message));
     stream.attach(cursor);

@@ -1,4 +1,3 @@
-import type { OutgoingHttpHeaders } from 'node:http';
 import { Body, Get, HttpCode, Param, Post, Query, Req, Res, UsePipes } from '@nestjs/common';
 import { ApiHeader, ApiOperation, ApiProduces } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -24,7 +23,7 @@ import {
   TextGenerations,
   type StartedGeneration,
 } from '../generations';
-import { SseStream, StreamLog } from '../realtime';
+import { SseStreams, StreamLog } from '../realtime';
 import { tenantOf } from '../replies';
 import { list, success } from './envelope';
 import {
@@ -63,7 +62,8 @@ export class GenerationController {
     private readonly generations: AppGenerations,
     private readonly endings: GenerationEndings,
     private readonly texts: TextGenerations,
-    private readonly streams: StreamLog,
+    private readonly log: StreamLog,
+    private readonly streams: SseStreams,
     private readonly links: BlobLinks,
   ) {}
 
@@ -167,10 +167,8 @@ export class GenerationController {
     reply: FastifyReply,
   ): Promise<void> {
     let pump = (): void => undefined;
-    const cursor = await this.streams.read(tenantId, streamOf(id), 0, () => pump());
-    reply.hijack();
-    const headers = reply.getHeaders() as OutgoingHttpHeaders;
-    const stream = new SseStream(reply.raw, generationFormat(id), headers);
+    const cursor = await this.log.read(tenantId, streamOf(id), 0, () => pump());
+    const stream = this.streams.begin(reply, generationFormat(id), () => ASK_RECORD);
     ({ pump } = stream);
     if (cursor) {
       stream.attach(cursor);
@@ -191,6 +189,9 @@ export class GenerationController {
     return whilePresent(reply, wait).catch(() => undefined);
   }
 }
+
+/** A comment, which no client takes for an event. */
+const ASK_RECORD = ': ended, for it was read too slowly: the record has the text\n\n';
 
 const wantsEvents = ({ headers }: FastifyRequest): boolean =>
   /text\/event-stream/i.test(headers.accept ?? '');

@@ -1,5 +1,5 @@
 import { Injectable, type OnModuleDestroy } from '@nestjs/common';
-import { AppError, badInput, IdGenerator, within, type MessageId, type Principal } from '../common';
+import { AppError, badInput, IdGenerator, Shutdown, within, type MessageId, type Principal } from '../common';
 import { Config } from '../config';
 import {
   appErrorOf,
@@ -63,7 +63,6 @@ const DRAIN_LAST_WAIT_MS = 5_000;
 export class Generations implements OnModuleDestroy {
   private readonly running = new Set<Promise<unknown>>();
   private readonly stopping = new AbortController();
-  private draining = false;
 
   constructor(
     private readonly config: Config,
@@ -71,6 +70,7 @@ export class Generations implements OnModuleDestroy {
     private readonly driver: MediaDriver,
     private readonly metering: Metering,
     private readonly costs: ImageCosts,
+    private readonly shutdown: Shutdown,
   ) {}
 
   embed(principal: Principal, request: Asked<EmbeddingsRequest>): Promise<Counted<EmbeddingsResult>> {
@@ -131,8 +131,7 @@ export class Generations implements OnModuleDestroy {
 
   /** What is running may end for a while, the rest is stopped. */
   async onModuleDestroy(): Promise<void> {
-    this.draining = true;
-    await within(this.config.env.DRAIN_TIMEOUT_MS, Promise.allSettled(this.running));
+    await within(this.shutdown.left(this.config.env.DRAIN_TIMEOUT_MS), Promise.allSettled(this.running));
     this.stopping.abort(new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 }));
     await within(DRAIN_LAST_WAIT_MS, Promise.allSettled(this.running));
   }
@@ -142,7 +141,7 @@ export class Generations implements OnModuleDestroy {
     work: Work<R>,
   ): Promise<Counted<R>> {
     if (work.service.type !== work.type) throw badInput('model', `is not ${work.kind}`);
-    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    this.shutdown.refuseWork();
     if (this.running.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
     }

@@ -2,7 +2,7 @@ import { Injectable, Logger, type OnApplicationBootstrap, type OnModuleDestroy }
 import { PgBoss, type Job } from 'pg-boss';
 import type { EntityManager } from 'typeorm';
 import { GenerationRecordsRepository, type OrphanedGeneration } from '../assistants';
-import { AppError, Periodic, within } from '../common';
+import { AppError, Periodic, Shutdown, within } from '../common';
 import { Config } from '../config';
 import { Database } from '../database';
 import { GenerationKeeper } from './generation-keeper';
@@ -47,7 +47,6 @@ export class ImageJobs implements OnApplicationBootstrap, OnModuleDestroy {
   private readonly stopping = new AbortController();
   private readonly works: Periodic[] = [];
   private hinted = false;
-  private draining = false;
 
   constructor(
     private readonly config: Config,
@@ -55,6 +54,7 @@ export class ImageJobs implements OnApplicationBootstrap, OnModuleDestroy {
     private readonly images: ImageGenerations,
     private readonly keeper: GenerationKeeper,
     private readonly records: GenerationRecordsRepository,
+    private readonly shutdown: Shutdown,
   ) {
     this.boss = new PgBoss({
       db: { executeSql: (text, values) => database.foreign(text, values) },
@@ -85,7 +85,7 @@ export class ImageJobs implements OnApplicationBootstrap, OnModuleDestroy {
 
   /** In the transaction that stores the record. SHUTTING_DOWN; OVERLOADED when too many of the tenant's wait already. */
   async enqueue(tx: EntityManager, job: ImageJob): Promise<void> {
-    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    this.shutdown.refuseWork();
     if ((await this.records.countRunningImages(tx, job.tenantId)) > MAX_WAITING_OF_TENANT)
       throw new AppError('OVERLOADED', { retryAfterSeconds: 10 });
     const executeSql = async (text: string, values: unknown[] = []) => {
@@ -102,10 +102,9 @@ export class ImageJobs implements OnApplicationBootstrap, OnModuleDestroy {
   }
 
   async onModuleDestroy(): Promise<void> {
-    this.draining = true;
     const [taking, keeping, ending] = this.works;
     await Promise.all([taking?.stop(), ending?.stop()]);
-    await within(this.config.env.DRAIN_TIMEOUT_MS, this.allDone());
+    await within(this.shutdown.left(this.config.env.DRAIN_TIMEOUT_MS), this.allDone());
     this.stopping.abort(new AppError('SHUTTING_DOWN'));
     await within(DRAIN_LAST_WAIT_MS, this.allDone());
     await keeping?.stop();
@@ -120,7 +119,7 @@ export class ImageJobs implements OnApplicationBootstrap, OnModuleDestroy {
     do {
       this.hinted = false;
       const free = MAX_AT_ONCE - this.running.size;
-      if (free <= 0 || this.draining) return;
+      if (free <= 0 || this.shutdown.begun) return;
       const limits = { batchSize: free, groupConcurrency: MAX_AT_ONCE_OF_TENANT };
       for (const job of await this.boss.fetch<ImageJob>(QUEUE, limits)) {
         const done = this.work(job).finally(() => {

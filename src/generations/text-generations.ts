@@ -3,6 +3,7 @@ import type { GenerationDraft, GenerationEnd } from '../assistants';
 import {
   AppError,
   ERRORS,
+  Shutdown,
   wellFormed,
   within,
   type GenerationRecordId,
@@ -11,7 +12,7 @@ import {
 } from '../common';
 import { Config } from '../config';
 import { ProviderError, TextDrivers, type ResolvedService, type TextResult } from '../model-services';
-import { StreamLog, type StreamEnd } from '../realtime';
+import { StreamLog, type ReplyText, type StreamEnd } from '../realtime';
 import { failureOf, GenerationEndings, type Ending } from './generation-endings';
 
 const DRAIN_LAST_WAIT_MS = 5_000;
@@ -32,18 +33,18 @@ export class TextGenerations implements OnModuleDestroy {
     GenerationRecordId,
     { draft: GenerationDraft; controller: AbortController; done: Promise<void> }
   >();
-  private draining = false;
 
   constructor(
     private readonly config: Config,
     private readonly drivers: TextDrivers,
     private readonly streams: StreamLog,
     private readonly endings: GenerationEndings,
+    private readonly shutdown: Shutdown,
   ) {}
 
   /** SHUTTING_DOWN, OVERLOADED: to be asked before anything is stored. */
   admit(): void {
-    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    this.shutdown.refuseWork();
     if (this.entries.size >= this.config.env.MAX_CONCURRENT_REPLIES)
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
   }
@@ -51,10 +52,10 @@ export class TextGenerations implements OnModuleDestroy {
   /** Begins to write what is stored as `running`; its pieces are in the StreamLog under its id from now on. */
   begin(draft: GenerationDraft, service: ResolvedService): void {
     const controller = new AbortController();
-    this.streams.open(draft.tenantId, streamOf(draft.id));
-    const done = this.write(draft, service, controller).finally(() => this.entries.delete(draft.id));
+    const written = this.streams.open(draft.tenantId, streamOf(draft.id));
+    const done = this.write(draft, service, controller, written).finally(() => this.entries.delete(draft.id));
     this.entries.set(draft.id, { draft, controller, done });
-    if (this.draining) controller.abort(new Aborted('interrupted'));
+    if (this.shutdown.begun) controller.abort(new Aborted('interrupted'));
   }
 
   /** Ends it as `stopped`, if it is being written here. */
@@ -77,8 +78,7 @@ export class TextGenerations implements OnModuleDestroy {
   }
 
   async onModuleDestroy(): Promise<void> {
-    this.draining = true;
-    await within(this.config.env.DRAIN_TIMEOUT_MS, this.allDone());
+    await within(this.shutdown.left(this.config.env.DRAIN_TIMEOUT_MS), this.allDone());
     for (const { controller } of this.entries.values()) controller.abort(new Aborted('interrupted'));
     await within(DRAIN_LAST_WAIT_MS, this.allDone());
   }
@@ -92,8 +92,9 @@ export class TextGenerations implements OnModuleDestroy {
     draft: GenerationDraft,
     service: ResolvedService,
     controller: AbortController,
+    written: ReplyText,
   ): Promise<void> {
-    const ending = await this.ask(draft, service, controller);
+    const ending = await this.ask(draft, service, controller, written);
     let end: StreamEnd;
     try {
       const { status, error, ...counts } = await this.endings.store(draft, service, ending);
@@ -111,18 +112,17 @@ export class TextGenerations implements OnModuleDestroy {
     draft: GenerationDraft,
     { kind, endpoint, model, parameters }: ResolvedService,
     controller: AbortController,
+    written: ReplyText,
   ): Promise<Ending> {
     const { signal } = controller;
     const startedAt = Date.now();
-    let text = '';
     let firstAt: number | undefined;
     const pieces = (said: string[]): void => {
       if (signal.aborted) return;
       firstAt ??= Date.now();
       const clean = said.map(storable);
-      text += clean.join('');
       this.streams.append(streamOf(draft.id), clean);
-      if (text.length > this.config.env.MAX_REPLY_CHARS) controller.abort(new TooLong());
+      if (written.length > this.config.env.MAX_REPLY_CHARS) controller.abort(new TooLong());
     };
     let result: TextResult | undefined;
     let failure: unknown;
@@ -142,7 +142,7 @@ export class TextGenerations implements OnModuleDestroy {
     const outcome = result ? ({ status: 'finished' } as const) : this.outcomeOf(failure);
     return {
       ...outcome,
-      result: text,
+      result: written.textFrom(0),
       usage: result?.usage ?? null,
       attempts: result?.attempts ?? (failure instanceof ProviderError ? failure.details.attempts : 1),
       firstPieceMs: firstAt === undefined ? null : firstAt - startedAt,

@@ -1,16 +1,22 @@
 import type { WebSocket } from 'ws';
-import { TokenBucket, type ConversationId, type TenantId } from '../common';
-import { CLOSE, SocketWriter, type WriterLimits } from '../realtime';
+import type { ConversationId, TenantId } from '../common';
+import {
+  CLOSE,
+  FrameRate,
+  SocketWriter,
+  type Allowance,
+  type ControlKind,
+  type ReplayAllowances,
+  type WriterLimits,
+} from '../realtime';
 import { type ConnectionLimits, type UserToken } from '../tenancy';
-
-/** Frames over the rate that are answered with an error before the connection is closed. */
-const FLOOD_PATIENCE = 100;
 
 export interface ConnectionSettings extends WriterLimits {
   readonly id: string;
   readonly token: UserToken;
   readonly rich: boolean;
   readonly limits: ConnectionLimits;
+  readonly replays: ReplayAllowances;
   readonly address: string;
 }
 
@@ -42,9 +48,8 @@ export class Connection extends SocketWriter {
   lookedAt = Date.now();
   nextLookAt = 0;
   /** What has to wait for an earlier frame of this connection. */
-  backlog: string[] | undefined;
-  private readonly rate: TokenBucket;
-  private flooding = 0;
+  backlog: { readonly text: string; readonly control: ControlKind | undefined }[] | undefined;
+  private readonly rate: FrameRate;
   private pings = 0;
 
   constructor(
@@ -52,7 +57,7 @@ export class Connection extends SocketWriter {
     readonly settings: ConnectionSettings,
   ) {
     super(ws, settings);
-    this.rate = new TokenBucket(settings.limits.framesBurst, Date.now());
+    this.rate = new FrameRate(settings.limits);
   }
 
   get id(): string {
@@ -71,16 +76,16 @@ export class Connection extends SocketWriter {
     return this.settings.rich;
   }
 
+  /** What its user may have sent again, on whatever connection. */
+  get replay(): Allowance {
+    return this.settings.replays.of(`${this.tenantId}\n${this.userId}`);
+  }
+
   /** Takes one of the frames it may send; false: over the rate. */
-  admitFrame(now: number): boolean {
-    const { framesPerSecond, framesBurst } = this.settings.limits;
-    if (this.rate.take(now, framesBurst, framesPerSecond)) {
-      if (this.rate.left > framesBurst / 2) this.flooding = 0;
-      return true;
-    }
-    this.flooding += 1;
-    if (this.flooding > FLOOD_PATIENCE) this.close(CLOSE.flooding, 'too many frames; come back later');
-    return false;
+  admitFrame(now: number, control?: ControlKind): boolean {
+    const admitted = this.rate.admit(now, control);
+    if (this.rate.flooding) this.close(CLOSE.flooding, 'too many frames; come back later');
+    return admitted;
   }
 
   error(code: number, message: string, msgId?: unknown): void {

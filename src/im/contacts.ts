@@ -9,6 +9,7 @@ import {
   AppError,
   IdGenerator,
   parseExact,
+  Shutdown,
   within,
   type DialogueId,
   type MessageId,
@@ -35,6 +36,8 @@ const FAILURE_RETRY_MS = 5_000;
 /** A request that fails for a reason of ours is tried so often, then given up: it must not block its conversation for ever. */
 const MAX_ATTEMPTS = 10;
 const PIECES_A_TAKE = 200;
+/** Of one `stream` frame, in UTF-16 units. */
+const CHARS_A_TAKE = 65_536;
 const DRAIN_MS = 5_000;
 const FAILED = 'The assistant could not answer. Please try again.';
 const LIMITED = 'The assistant could not answer: a limit is reached. Please try again later.';
@@ -57,7 +60,6 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
   private timer: NodeJS.Timeout | undefined;
   private claiming = false;
   private again = false;
-  private stopping = false;
 
   constructor(
     private readonly requests: ReplyRequestsRepository,
@@ -67,6 +69,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     private readonly log: MessageLog,
     private readonly publisher: Publisher,
     private readonly ids: IdGenerator,
+    private readonly shutdown: Shutdown,
     messenger: Messenger,
   ) {
     messenger.whenAsked(() => void this.work());
@@ -78,7 +81,6 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
   }
 
   async beforeApplicationShutdown(): Promise<void> {
-    this.stopping = true;
     clearInterval(this.timer);
     await within(DRAIN_MS, Promise.all(this.running));
   }
@@ -89,7 +91,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     if (this.claiming) return;
     this.claiming = true;
     try {
-      while (this.again && !this.stopping && this.running.size < MAX_RUNNING) {
+      while (this.again && !this.shutdown.begun && this.running.size < MAX_RUNNING) {
         this.again = false;
         for (const request of await this.requests.claim(MAX_RUNNING - this.running.size)) {
           const run = this.answer(request).finally(() => {
@@ -181,7 +183,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     try {
       for (;;) {
         const woken = new Promise<void>((resolve) => (wake = resolve));
-        const batch = cursor.take(PIECES_A_TAKE);
+        const batch = cursor.take(PIECES_A_TAKE, CHARS_A_TAKE);
         if (batch) {
           text += batch.pieces.join('');
           this.stream(request, replyId, batch);

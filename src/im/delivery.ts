@@ -72,7 +72,8 @@ export class Delivery {
     if (position !== undefined && seq <= position) return;
     // Who has much to read already gets the rest from the log, as fast as it reads.
     const next = position === seq - 1 && !connection.behind.has(id) && !connection.congested;
-    if (connection.ready && next) this.writeEntry(connection, message);
+    if (connection.ready && next && connection.fits(bytesOf(connection, message)))
+      this.writeEntry(connection, message);
     else this.fallBehind(connection, id, seq);
   }
 
@@ -82,13 +83,9 @@ export class Delivery {
   }
 
   private writeEntry(connection: Connection, message: LiveMessage): void {
-    const { entry, origin } = message;
+    const { entry } = message;
     connection.wrote(entry.conversationId, entry.seq);
-    // The sender has it; only that very connection can be sure of it where the dialect acknowledges.
-    const own = connection.rich
-      ? origin === connection.id
-      : entry.sender === connection.userId && entry.client === connection.client;
-    if (!own) connection.write(connection.rich ? message.rich : message.plain);
+    if (!isOwn(connection, message)) connection.write(connection.rich ? message.rich : message.plain);
     if (!connection.rich) this.unproven.add(connection);
   }
 
@@ -100,20 +97,28 @@ export class Delivery {
       while (connection.open) {
         const next = [...take(connection.behind, PUMPED_AT_ONCE)];
         if (next.length === 0) break;
+        let largest = 0;
+        const waits = (bytes: number): void => void (largest = Math.max(largest, bytes));
         await this.retrying(connection, () =>
-          Promise.all(next.map(([id, target]) => this.advance(connection, id, target))),
+          Promise.all(next.map(([id, target]) => this.advance(connection, id, target, waits))),
         );
-        await connection.writable();
+        await connection.writable(largest);
       }
     } catch (error) {
       this.logger.error({ err: error }, 'catching up failed');
-      connection.close(CLOSE.restarting, 'something went wrong here; come back in a moment');
+      connection.close(CLOSE.failed, 'something went wrong here; come back in a moment');
     } finally {
       connection.pumping = false;
     }
   }
 
-  private async advance(connection: Connection, id: ConversationId, target: number): Promise<void> {
+  /** `waits` is told of the entry that there was no room for. */
+  private async advance(
+    connection: Connection,
+    id: ConversationId,
+    target: number,
+    waits: (bytes: number) => void,
+  ): Promise<void> {
     const { tenantId, userId, client } = connection;
     let position = connection.positions.get(id);
     if (position === undefined) {
@@ -131,7 +136,13 @@ export class Delivery {
     for (const entry of entries) {
       if (connection.congested || entry.seq > (connection.behind.get(id) ?? target)) break;
       if (entry.seq <= (connection.positions.get(id) ?? 0)) continue;
-      this.writeEntry(connection, new LiveMessage(entry));
+      const message = new LiveMessage(entry);
+      const bytes = bytesOf(connection, message);
+      if (!connection.fits(bytes)) {
+        waits(bytes);
+        break;
+      }
+      this.writeEntry(connection, message);
     }
     const reached = connection.positions.get(id)!;
     // An empty page: what was hinted at is not there, or was dropped with its month.
@@ -163,17 +174,27 @@ export class Delivery {
     if (!standing) return null;
     const last = standing.untilSeq ?? standing.lastSeq;
     let seq = Math.max(after, standing.fromSeq);
-    for (let left = limit; left > 0 && seq < last;) {
+    const { replay } = connection;
+    let left = limit;
+    while (left > 0 && seq < last && connection.open) {
       const entries = await this.page(connection.tenantId, id, seq);
+      let waits = 0;
       // Nothing there any more: it was dropped with its month.
       if (entries.length === 0) seq = last;
       for (const entry of entries.slice(0, left)) {
-        if (entry.seq > last || connection.congested) break;
-        connection.write(new LiveMessage(entry).rich);
+        if (entry.seq > last || connection.congested || replay.waitSeconds() > 0) break;
+        const { rich } = new LiveMessage(entry);
+        if (!connection.fits(rich.length)) {
+          waits = rich.length;
+          break;
+        }
+        connection.write(rich);
+        replay.spend(rich.length);
         seq = entry.seq;
       }
       left = limit - (seq - Math.max(after, standing.fromSeq));
-      await connection.writable();
+      await connection.writable(waits);
+      if (replay.waitSeconds() > 0) break;
     }
     return { seq, lastSeq: last };
   }
@@ -222,6 +243,17 @@ export class Delivery {
     }
     return undefined;
   }
+}
+
+/** The sender has it; only that very connection can be sure of it where the dialect acknowledges. */
+function isOwn({ rich, id, userId, client }: Connection, { entry, origin }: LiveMessage): boolean {
+  return rich ? origin === id : entry.sender === userId && entry.client === client;
+}
+
+/** What it takes to write it. */
+function bytesOf(connection: Connection, message: LiveMessage): number {
+  if (isOwn(connection, message)) return 0;
+  return (connection.rich ? message.rich : message.plain).length;
 }
 
 function* take<T>(all: Iterable<T>, most: number): Generator<T> {

@@ -3,7 +3,17 @@ import { WebSocket, type RawData } from 'ws';
 import { AppError, IdGenerator, isId, timeOfId as timeOf, type ConversationId } from '../common';
 import { Config } from '../config';
 import { ASSISTANT_PREFIX, ConversationsRepository, peerOf, type Appended } from '../messages';
-import { HandshakeRefused, SocketServer, textFrame, Turn, type Handshake } from '../realtime';
+import {
+  controlKind,
+  HandshakeRefused,
+  ReplayAllowances,
+  ROW_COST,
+  SocketServer,
+  textFrame,
+  Turn,
+  type ControlKind,
+  type Handshake,
+} from '../realtime';
 import {
   AccessWatch,
   Authenticator,
@@ -34,6 +44,7 @@ import { tombstone } from './records';
 
 export const RICH_PROTOCOL = 'parley.im.v1';
 const SYNC_MESSAGES = 500;
+const TOO_MANY = 'Too many frames; send this one again later.';
 /** Frames that wait for an earlier one of their connection; past it the socket is read no further. */
 const MAX_BACKLOG = 64;
 
@@ -70,6 +81,7 @@ export class ImGateway implements OnModuleInit {
     private readonly presence: Presence,
     private readonly delivery: Delivery,
     private readonly publisher: Publisher,
+    private readonly replays: ReplayAllowances,
   ) {}
 
   onModuleInit(): void {
@@ -101,6 +113,7 @@ export class ImGateway implements OnModuleInit {
           ...admitted,
           id: this.ids.next(),
           rich: ws.protocol === RICH_PROTOCOL,
+          replays: this.replays,
           maxBufferedBytes: this.config.env.IM_MAX_BUFFERED_BYTES,
           slowAfterMs: this.config.env.IM_SLOW_READER_SECONDS * 1_000,
         });
@@ -168,8 +181,9 @@ export class ImGateway implements OnModuleInit {
   private receive({ connection, data, isBinary }: Received): void {
     if (!connection.open) return;
     connection.pingedAt = 0;
-    if (!connection.admitFrame(Date.now())) {
-      connection.error(CODE.tooManyFrames, 'Too many frames; send this one again later.', msgIdIn(data));
+    const control = isBinary ? undefined : controlKind(data as Buffer);
+    if (!connection.admitFrame(Date.now(), control)) {
+      connection.error(CODE.tooManyFrames, TOO_MANY, msgIdIn(data));
       return;
     }
     if (isBinary) {
@@ -183,11 +197,11 @@ export class ImGateway implements OnModuleInit {
     }
     const text = buffer.toString('utf8');
     if (connection.backlog) {
-      connection.backlog.push(text);
+      connection.backlog.push({ text, control });
       if (connection.backlog.length === MAX_BACKLOG) connection.ws.pause();
       return;
     }
-    const wait = this.handle(connection, text);
+    const wait = this.handle(connection, text, control);
     if (wait) void this.inOrder(connection, wait);
   }
 
@@ -196,18 +210,23 @@ export class ImGateway implements OnModuleInit {
     connection.backlog = [];
     await first;
     for (let next = connection.backlog.shift(); next !== undefined; next = connection.backlog.shift()) {
-      await this.handle(connection, next);
+      await this.handle(connection, next.text, next.control);
       if (connection.backlog.length < MAX_BACKLOG && connection.ws.isPaused) connection.ws.resume();
     }
     connection.backlog = undefined;
   }
 
   /** Never throws or rejects: what is wrong is told to the client. */
-  private handle(connection: Connection, text: string): void | Promise<void> {
+  private handle(
+    connection: Connection,
+    text: string,
+    control: ControlKind | undefined,
+  ): void | Promise<void> {
     let frame: ClientFrame | undefined;
     try {
       const parsed = parseFrame(text, connection.rich);
       ({ frame } = parsed);
+      if (control !== undefined && frame.type !== control) this.pay(connection);
       const wait = this.dispatch(connection, parsed);
       return wait?.catch((error: unknown) => this.tell(connection, error, frame));
     } catch (error) {
@@ -226,7 +245,7 @@ export class ImGateway implements OnModuleInit {
       case 'ping':
         return this.ping(connection);
       case 'ack':
-        return this.hub.acknowledge(connection, conversationOf(frame.conversationId), frame.seq);
+        return this.acknowledge(connection, conversationOf(frame.conversationId), frame.seq);
       default:
         return this.richFrame(connection, frame);
     }
@@ -291,10 +310,36 @@ export class ImGateway implements OnModuleInit {
     });
   }
 
+  /** As an ordinary frame: it was taken for a cheaper one. */
+  private pay(connection: Connection): void {
+    if (!connection.admitFrame(Date.now())) throw new FrameError(CODE.tooManyFrames, TOO_MANY);
+  }
+
+  /** Before something is read for a client again: what it drew before must have been made up. */
+  private mayDraw({ replay }: Connection): void {
+    const seconds = replay.waitSeconds();
+    if (seconds > 0) {
+      const message = `Too much was asked to be sent again; ask for more in ${seconds} s.`;
+      throw new FrameError(CODE.tooManyFrames, message);
+    }
+  }
+
+  private acknowledge(connection: Connection, id: ConversationId, seq: number): void | Promise<void> {
+    // The database is asked for what this connection has seen nothing of.
+    if (!connection.positions.has(id) && !connection.behind.has(id)) this.pay(connection);
+    return this.hub.acknowledge(connection, id, seq);
+  }
+
   private ping(connection: Connection): void | Promise<void> {
     if (connection.rich) {
+      this.mayDraw(connection);
       void this.delivery.look(connection).then(() => {
-        connection.send({ type: 'pong', conversations: this.hub.unacknowledged(connection) });
+        const pong = textFrame(
+          JSON.stringify({ type: 'pong', conversations: this.hub.unacknowledged(connection) }),
+        );
+        // Usually it is short; with thousands of conversations it is not.
+        if (pong.length > ROW_COST) connection.replay.spend(pong.length);
+        connection.write(pong);
       });
       return;
     }
@@ -306,6 +351,8 @@ export class ImGateway implements OnModuleInit {
     const { tenantId, userId } = connection;
     switch (frame.type) {
       case 'watch':
+        this.mayDraw(connection);
+        connection.replay.spend(frame.users.length * ROW_COST);
         return this.presence.watch(connection, frame.users.map(idText));
       case 'sync':
         return this.sync(connection, frame.cursors);
@@ -339,17 +386,21 @@ export class ImGateway implements OnModuleInit {
   }
 
   private async sync(connection: Connection, cursors: Readonly<Record<string, number>>): Promise<void> {
+    this.mayDraw(connection);
+    const { replay } = connection;
     const reached: Record<string, number> = {};
     let hasMore = false;
     let left = SYNC_MESSAGES;
     for (const [id, after] of Object.entries(cursors)) {
       if (!/^\d+$/.test(id)) throw new BadFrame('cursors: must have ids of conversations as keys');
-      if (left <= 0) {
+      if (left <= 0 || replay.waitSeconds() > 0) {
         reached[id] = after;
         hasMore = true;
         continue;
       }
       const place = await this.delivery.rewind(connection, conversationOf(id), after, left);
+      // Afterwards: something comes of every one that is let in.
+      replay.spend(ROW_COST);
       if (!place) throw new FrameError(CODE.noGroup, `cursors.${id}: no such conversation of yours`);
       left -= Math.max(0, place.seq - after);
       reached[id] = place.seq;

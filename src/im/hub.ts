@@ -8,7 +8,7 @@ import { GroupCommit, type ApiKeyId, type ConversationId, type TenantId } from '
 import { Config } from '../config';
 import { NodeRegistry } from '../database';
 import { DevicesRepository, RECENT_CONVERSATIONS, type DeviceSession, type OpenedDevice } from '../messages';
-import { CLOSE, Bus, SocketServer } from '../realtime';
+import { CLOSE, Bus } from '../realtime';
 import { AccessWatch, type LostAccess } from '../tenancy';
 import type { Connection } from './connection';
 import { Delivery } from './delivery';
@@ -50,7 +50,6 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     private readonly presence: Presence,
     private readonly devices: DevicesRepository,
     private readonly marks: DeviceMarks,
-    private readonly sockets: SocketServer,
     private readonly access: AccessWatch,
     private readonly nodes: NodeRegistry,
   ) {
@@ -244,7 +243,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       if (connection.groups.size > 0) await this.delivery.look(connection);
     } catch (error) {
       this.logger.error({ err: error }, 'a connection could not be set up');
-      connection.close(CLOSE.restarting, 'something went wrong here; come back in a moment');
+      connection.close(CLOSE.failed, 'something went wrong here; come back in a moment');
     }
   }
 
@@ -351,7 +350,6 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   /** Spread over a while: thousands of clients that come back in one instant would fall over the next server. */
   async beforeApplicationShutdown(): Promise<void> {
     this.stopping = true;
-    this.sockets.stopAccepting();
     for (const timer of this.timers) clearInterval(timer);
     const all = [...this.connections.values()];
     const window = Math.min(MAX_DRAIN_MS, this.config.env.DRAIN_TIMEOUT_MS, all.length);

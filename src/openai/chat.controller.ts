@@ -1,13 +1,13 @@
 import { createHash } from 'node:crypto';
-import type { OutgoingHttpHeaders } from 'node:http';
 import { Body, Controller, HttpCode, Post, Req, Res } from '@nestjs/common';
 import { ApiBody, ApiHeader, ApiOperation, ApiProduces, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { AppError, badInput, ERRORS, type ErrorCode, type MessageId, type Principal } from '../common';
 import { Caller, Scopes, toAppError } from '../common/http';
 import type { BranchMessage } from '../messages';
-import { ToolCalls, type ChatMessage, type TextSink } from '../model-services';
-import { SseStream, type StreamBatch, type StreamCursor, type StreamEnd } from '../realtime';
+import { Config } from '../config';
+import { ToolCalls, type ChatMessage, type Flow, type TextSink } from '../model-services';
+import { SseStreams, type StreamBatch, type StreamCursor, type StreamEnd } from '../realtime';
 import { Completions, ReplyEngine, toolsOf } from '../replies';
 import { answerRecord, ChunkFormat, DONE, replyChunks } from './chat-format';
 import { parseChatRequest, type ChatRequest } from './chat-request';
@@ -39,6 +39,8 @@ export class ChatController {
     private readonly models: Models,
     private readonly completions: Completions,
     private readonly replies: ReplyEngine,
+    private readonly streams: SseStreams,
+    private readonly config: Config,
   ) {}
 
   @Post('completions')
@@ -69,7 +71,7 @@ export class ChatController {
     const { version, service } = call.model;
     const gone = new AbortController();
     reply.raw.once('close', () => gone.abort(new Error('the client left')));
-    const run = (id: MessageId, sink: TextSink) =>
+    const run = (id: MessageId, sink: TextSink, flow?: Flow) =>
       this.completions.run(
         {
           principal,
@@ -81,13 +83,14 @@ export class ChatController {
             : request.messages,
           parameters: { ...service.parameters, ...version?.parameters, ...request.parameters },
           signal: gone.signal,
+          ...(flow && { flow }),
           // A client that brings tools of its own runs its own loop.
           tools: version && !request.parameters.tools ? toolsOf(version) : null,
         },
         sink,
       );
     try {
-      await (request.stream ? this.streamed(call, run) : this.whole(call, run));
+      await (request.stream ? this.streamed(call, run, gone) : this.whole(call, run));
     } catch (error) {
       if (!gone.signal.aborted || error !== gone.signal.reason) throw error;
     }
@@ -113,25 +116,33 @@ export class ChatController {
   /** The head goes out with the first piece: until then a failure is an HTTP status. */
   private async streamed(
     { request, reply }: Call,
-    run: (id: MessageId, sink: TextSink) => ReturnType<Completions['run']>,
+    run: (id: MessageId, sink: TextSink, flow: Flow) => ReturnType<Completions['run']>,
+    gone: AbortController,
   ): Promise<void> {
     const id = this.completions.newId();
     const format = formatOf(id, request);
-    const queue = new EventQueue();
+    const queue = new EventQueue(this.config.env.STREAM_MAX_BUFFERED_BYTES);
+    const givenUp = (): string => {
+      gone.abort(new Error('the client reads nothing'));
+      return tooSlow();
+    };
     let open = false;
     const push = (events: string): void => {
       if (!open) {
         open = true;
         queue.push(format.first() + events);
-        attach(reply, queue);
+        const stream = this.streams.begin(reply, asWritten, givenUp);
+        queue.wake = stream.pump;
+        stream.attach(queue);
       } else queue.push(events);
     };
     try {
-      const { finishReason, usage } = await run(id, {
+      const sink: TextSink = {
         pieces: (pieces) => push(format.pieces(pieces)),
         reasoning: (pieces) => push(format.reasoning(pieces)),
         toolCalls: (deltas) => push(format.toolCalls(deltas)),
-      });
+      };
+      const { finishReason, usage } = await run(id, sink, queue);
       push('');
       queue.end(format.end(finishReason, usage));
     } catch (error) {
@@ -218,8 +229,7 @@ export class ChatController {
       return;
     }
     if (first.end && first.pieces.length === 0) refuseFailed(first.end);
-    reply.hijack();
-    const stream = new SseStream(reply.raw, format, reply.getHeaders() as OutgoingHttpHeaders);
+    const stream = this.streams.begin(reply, format, tooSlow);
     reader.forward = stream.pump;
     stream.event(chunks.first() + format(first));
     if (first.end) stream.finish();
@@ -248,13 +258,6 @@ class Reader {
   }
 }
 
-function attach(reply: FastifyReply, queue: EventQueue): void {
-  reply.hijack();
-  const stream = new SseStream(reply.raw, asWritten, reply.getHeaders() as OutgoingHttpHeaders);
-  queue.wake = stream.pump;
-  stream.attach(queue);
-}
-
 const identity = (id: MessageId, { model }: ChatRequest) => ({
   id: `chatcmpl-${id}`,
   model,
@@ -270,6 +273,9 @@ function formatOf(replyId: MessageId, request: ChatRequest): ChunkFormat {
 function failure(error: AppError): string {
   return `data: ${JSON.stringify({ error: openAiError(error) })}\n\n${DONE}`;
 }
+
+/** What a client that reads nothing is told, in case it reads once more. */
+const tooSlow = (): string => failure(new AppError('READ_TOO_SLOWLY'));
 
 function refuseFailed(end: StreamEnd): void {
   const failed = failureOf(end);

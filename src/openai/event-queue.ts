@@ -1,22 +1,43 @@
+import type { Flow } from '../model-services';
 import type { BatchFormat, StreamBatch, StreamCursor } from '../realtime';
 
-/** Events of an answer that nobody keeps, on their way to its one reader, who takes them as fast as it can write. */
-export class EventQueue implements StreamCursor {
+/** What one take brings, in UTF-16 units; one event may be more. */
+const TAKE_CHARS = 65_536;
+
+/**
+ * Events of an answer that nobody keeps, on their way to its one reader, who takes them as fast as it can write. When a
+ * quarter of what may wait does wait there is no room: the model is read no further until the reader has caught up.
+ * The rest is for what one read of the model may bring more.
+ */
+export class EventQueue implements StreamCursor, Flow {
   wake = (): void => undefined;
   private events: string[] = [];
+  private chars = 0;
   private ended = false;
   private waiting = false;
+  private closed = false;
+  private roomy: PromiseWithResolvers<void> | undefined;
+
+  /** ASCII but for what the model writes in other scripts: a unit is a byte, or up to three. */
+  constructor(private readonly maxBytes: number) {}
 
   push(event: string): void {
-    if (event === '') return;
-    this.events.push(event);
+    if (event === '' || this.closed) return;
+    this.add(event);
     this.tell();
   }
 
   end(event: string): void {
-    this.events.push(event);
+    if (this.closed) return;
+    this.add(event);
     this.ended = true;
     this.tell();
+  }
+
+  room(): Promise<void> | undefined {
+    if (this.chars <= this.maxBytes / 4) return undefined;
+    this.roomy ??= Promise.withResolvers<void>();
+    return this.roomy.promise;
   }
 
   take(maxPieces: number): StreamBatch | null {
@@ -24,9 +45,15 @@ export class EventQueue implements StreamCursor {
       this.waiting = true;
       return null;
     }
-    const all = this.events.length <= maxPieces;
-    const pieces = all ? this.events : this.events.splice(0, maxPieces);
+    let chars = 0;
+    let count = 0;
+    while (count < this.events.length && count < maxPieces && chars < TAKE_CHARS)
+      chars += this.events[count++]!.length;
+    const all = count === this.events.length;
+    const pieces = all ? this.events : this.events.splice(0, count);
     if (all) this.events = [];
+    this.chars -= chars;
+    if (this.chars <= this.maxBytes / 4) this.makeRoom();
     return { first: 0, offset: 0, pieces };
   }
 
@@ -35,8 +62,21 @@ export class EventQueue implements StreamCursor {
   }
 
   close(): void {
+    this.closed = true;
     this.events = [];
+    this.chars = 0;
     this.wake = () => undefined;
+    this.makeRoom();
+  }
+
+  private add(event: string): void {
+    this.events.push(event);
+    this.chars += event.length;
+  }
+
+  private makeRoom(): void {
+    this.roomy?.resolve();
+    this.roomy = undefined;
   }
 
   private tell(): void {

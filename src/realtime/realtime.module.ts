@@ -3,7 +3,9 @@ import { Config } from '../config';
 import { Bus } from './bus';
 import { InProcessBus } from './in-process-bus';
 import { InProcessStreamLog } from './in-process-stream-log';
+import { ReplayAllowances } from './replay-allowances';
 import { SocketServer } from './socket-server';
+import { SseStreams } from './sse-streams';
 import { StreamLog } from './stream-log';
 
 /** Realtime: the Bus and the StreamLog, in this process, and the WebSocket side of the port. Fan-out is a hint; Postgres is the truth. */
@@ -11,6 +13,8 @@ import { StreamLog } from './stream-log';
 @Module({
   providers: [
     SocketServer,
+    SseStreams,
+    ReplayAllowances,
     { provide: Bus, useClass: InProcessBus },
     {
       provide: StreamLog,
@@ -22,6 +26,6 @@ import { StreamLog } from './stream-log';
         }),
     },
   ],
-  exports: [Bus, StreamLog, SocketServer],
+  exports: [Bus, StreamLog, SocketServer, SseStreams, ReplayAllowances],
 })
 export class RealtimeModule {}

@@ -3,6 +3,7 @@ import type { Socket } from 'node:net';
 import { STATUS_CODES } from 'node:http';
 import { Injectable, Logger } from '@nestjs/common';
 import { WebSocketServer, type WebSocket } from 'ws';
+import { ERRORS, Shutdown } from '../common';
 
 /** Why a handshake is refused, before the upgrade: an HTTP answer with a JSON body. */
 export class HandshakeRefused extends Error {
@@ -41,7 +42,8 @@ const HANDSHAKE_TIMEOUT_MS = 15_000;
 export class SocketServer {
   private readonly logger = new Logger(SocketServer.name);
   private readonly routes: { route: SocketRoute; server: WebSocketServer }[] = [];
-  private closing = false;
+
+  constructor(private readonly shutdown: Shutdown) {}
 
   add<T>(route: SocketRoute<T>): void {
     const { protocols, maxFrameBytes } = route;
@@ -60,11 +62,6 @@ export class SocketServer {
     server.on('upgrade', (request, socket, head) => void this.upgrade(request, socket as Socket, head));
   }
 
-  /** From now on handshakes are refused with 503. */
-  stopAccepting(): void {
-    this.closing = true;
-  }
-
   private async upgrade(request: IncomingMessage, socket: Socket, head: Buffer): Promise<void> {
     socket.on('error', () => socket.destroy());
     const timer = setTimeout(() => socket.destroy(), HANDSHAKE_TIMEOUT_MS);
@@ -72,21 +69,26 @@ export class SocketServer {
       const url = URL.parse(request.url?.replace(/^\/{2,}/, '/') ?? '/', 'http://host');
       if (!url)
         throw new HandshakeRefused(400, { error: 'The request could not be read.', code: 'BAD_INPUT' });
-      if (this.closing) {
-        const error = 'This server is shutting down; come back in a moment.';
-        throw new HandshakeRefused(503, { error, code: 'SHUTTING_DOWN' }, 1);
-      }
+      this.refuseStopping();
       const found = this.routes.find(({ route }) => route.path.test(url.pathname));
       if (!found) throw new HandshakeRefused(404, { error: 'No such path.', code: 'NOT_FOUND' });
       const address = request.socket.remoteAddress ?? '';
       const admitted = await found.route.admit({ url, headers: request.headers, address });
       if (socket.destroyed) return;
+      // The signal may have come while it was asked who this is.
+      this.refuseStopping();
       found.server.handleUpgrade(request, socket, head, (ws) => found.route.open(ws, admitted));
     } catch (error) {
       refuse(socket, this.refusalOf(error));
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  private refuseStopping(): void {
+    if (!this.shutdown.begun) return;
+    const { status, message } = ERRORS.SHUTTING_DOWN;
+    throw new HandshakeRefused(status, { error: message, code: 'SHUTTING_DOWN' }, 1);
   }
 
   private refusalOf(error: unknown): HandshakeRefused {

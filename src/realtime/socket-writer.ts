@@ -1,10 +1,14 @@
 import type { Socket } from 'node:net';
 import type { WebSocket } from 'ws';
+import { ReadingWatch } from './reading-watch';
 import { textFrame } from './text-frame';
 
 /** Whether a client should come back, and how (protocols/im.md, "Frames"). */
 export const CLOSE = {
-  restarting: 1001,
+  /** Service Restart (IANA). Not 1001: there are clients that take it for a good-bye and stay away. */
+  restarting: 1012,
+  /** Try Again Later (IANA). Not 1011, which some clients take for final. */
+  failed: 1013,
   tooSlow: 4008,
   flooding: 4029,
   unauthorized: 4401,
@@ -14,6 +18,7 @@ export const CLOSE = {
 
 const CLOSE_PATIENCE_MS = 5_000;
 const SLOW = 'reading too slowly; come back and resume';
+const NOTHING = Buffer.alloc(0);
 
 export interface WriterLimits {
   readonly maxBufferedBytes: number;
@@ -33,6 +38,8 @@ export class SocketWriter {
   private readonly socket: Socket;
   private out: Buffer[] = [];
   private outBytes = 0;
+  /** Of a frame that was let out alone although it is larger than what may wait, until it has left. */
+  private oversize = 0;
 
   constructor(
     readonly ws: WebSocket,
@@ -46,18 +53,25 @@ export class SocketWriter {
     return this.outBytes + this.socket.writableLength;
   }
 
+  /** Whether a frame of so many bytes may be written now. One larger than all that may wait fits when nothing waits. */
+  fits(bytes: number): boolean {
+    const waits = this.buffered;
+    return waits === 0 || waits + bytes <= this.writerLimits.maxBufferedBytes;
+  }
+
   /** A whole WebSocket frame. Closes the connection when too much is waiting for it. */
   write(frame: Buffer): void {
     if (!this.open) return;
+    const waits = this.buffered;
+    const { maxBufferedBytes } = this.writerLimits;
+    if (waits === 0) this.oversize = frame.length > maxBufferedBytes ? frame.length : 0;
     if (this.out.length === 0) {
       if (flushQueue.length === 0) queueMicrotask(flushAll);
       flushQueue.push(this);
     }
     this.out.push(frame);
     this.outBytes += frame.length;
-    if (this.buffered > this.writerLimits.maxBufferedBytes) {
-      this.close(CLOSE.tooSlow, SLOW);
-    }
+    if (waits + frame.length > maxBufferedBytes + this.oversize) this.close(CLOSE.tooSlow, SLOW);
   }
 
   send(value: object): void {
@@ -66,7 +80,7 @@ export class SocketWriter {
 
   /** What nobody misses when it is lost: not for a client that is behind with its reading. */
   writeDroppable(frame: Buffer): void {
-    if (!this.congested) this.write(frame);
+    if (!this.congested && this.fits(frame.length)) this.write(frame);
   }
 
   get congested(): boolean {
@@ -86,20 +100,25 @@ export class SocketWriter {
     this.socket.write(out.length === 1 ? out[0]! : Buffer.concat(out));
   }
 
-  /** Resolves when there is room again, or the connection is gone. */
-  async writable(): Promise<void> {
+  /** Resolves when there is room again, also for a frame of so many bytes, or the connection is gone. */
+  async writable(bytes = 0): Promise<void> {
     this.flush();
-    while (this.open && this.congested) {
+    while (this.open && (this.congested || !this.fits(bytes))) {
       await new Promise<void>((resolve) => {
-        const tooSlow = (): void => this.close(CLOSE.tooSlow, SLOW);
-        const timer = setTimeout(tooSlow, this.writerLimits.slowAfterMs).unref();
+        const { socket } = this;
+        const watch = new ReadingWatch(socket, this.writerLimits.slowAfterMs, () =>
+          this.close(CLOSE.tooSlow, SLOW),
+        );
         const done = (): void => {
-          clearTimeout(timer);
-          this.socket.off('drain', done);
-          this.socket.off('close', done);
+          watch.stop();
+          socket.off('drain', done);
+          socket.off('close', done);
           resolve();
         };
-        this.socket.once('drain', done).once('close', done);
+        socket.once('close', done);
+        // Below its mark a socket tells nobody that it has drained; a write tells who made it.
+        if (socket.writableNeedDrain) socket.once('drain', done);
+        else socket.write(NOTHING, done);
       });
     }
   }

@@ -1,4 +1,5 @@
 import type { MessageId, TenantId } from '../common';
+import type { ReplyText } from './reply-text';
 
 /** How a reply ended, as its readers are told. */
 export interface StreamEnd {
@@ -44,8 +45,11 @@ export interface StreamBatch {
 
 /** One reader's place in a reply. Pull, not push: a reader that can't write now just doesn't take. */
 export interface StreamCursor {
-  /** What has come since the last take, at most `maxPieces`; null when there is nothing now. */
-  take(maxPieces: number): StreamBatch | null;
+  /**
+   * What has come since the last take, at most `maxPieces`, and no more once they have `maxChars` UTF-16 units together;
+   * null when there is nothing now.
+   */
+  take(maxPieces: number, maxChars?: number): StreamBatch | null;
   /** True once the end was taken, or was before the place the reader asked for: nothing will ever come. */
   readonly exhausted: boolean;
   close(): void;
@@ -56,8 +60,11 @@ export interface StreamCursor {
  * keyed by its conversation would hand one reply's pieces to another's readers.
  */
 export abstract class StreamLog {
-  /** Must come before the reply's work is dispatched, or the first reader misses the first pieces. */
-  abstract open(tenantId: TenantId, replyId: MessageId): void;
+  /**
+   * Must come before the reply's work is dispatched, or the first reader misses the first pieces. What is appended from
+   * now on stands in the text that is returned, for who writes the reply to read: a second copy would cost as much.
+   */
+  abstract open(tenantId: TenantId, replyId: MessageId): ReplyText;
   abstract append(replyId: MessageId, pieces: readonly string[]): void;
   abstract aside(replyId: MessageId, aside: Aside): void;
   abstract end(replyId: MessageId, end: StreamEnd): void;

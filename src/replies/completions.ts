@@ -1,13 +1,22 @@
 import { Injectable, type OnModuleDestroy } from '@nestjs/common';
-import { AppError, IdGenerator, within, type AssistantId, type MessageId, type Principal } from '../common';
+import {
+  AppError,
+  IdGenerator,
+  Shutdown,
+  within,
+  type AssistantId,
+  type MessageId,
+  type Principal,
+} from '../common';
 import { Config } from '../config';
 import {
   appErrorOf,
   estimatePromptTokens,
-  estimateTokens,
   NO_USAGE,
   ProviderError,
+  TokenCounter,
   type ChatMessage,
+  type Flow,
   type ResolvedService,
   type TextResult,
   type TextSink,
@@ -28,6 +37,8 @@ export interface CompletionRequest {
   readonly parameters: Readonly<Record<string, unknown>>;
   /** Aborted: the client has gone. Ends the provider's request, and the completion as `stopped`. */
   readonly signal: AbortSignal;
+  /** Of who reads the answer as it comes. */
+  readonly flow?: Flow;
   readonly tools: AssistantTools | null;
   /** For the ledger; by default the OpenAI wire's. */
   readonly wire?: Wire;
@@ -51,7 +62,6 @@ class TooLong extends Error {}
 @Injectable()
 export class Completions implements OnModuleDestroy {
   private readonly running = new Map<Promise<unknown>, AbortController>();
-  private draining = false;
 
   constructor(
     private readonly config: Config,
@@ -59,6 +69,7 @@ export class Completions implements OnModuleDestroy {
     private readonly tools: ToolRunner,
     private readonly live: LiveReplies,
     private readonly metering: Metering,
+    private readonly shutdown: Shutdown,
   ) {}
 
   newId(): MessageId {
@@ -71,7 +82,7 @@ export class Completions implements OnModuleDestroy {
    */
   run(request: CompletionRequest, sink: TextSink): Promise<Completion> {
     tenantOf(request.principal);
-    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    this.shutdown.refuseWork();
     if (this.running.size + this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
     }
@@ -88,8 +99,10 @@ export class Completions implements OnModuleDestroy {
   }
 
   async onModuleDestroy(): Promise<void> {
-    this.draining = true;
-    await within(this.config.env.DRAIN_TIMEOUT_MS, Promise.allSettled(this.running.keys()));
+    await within(
+      this.shutdown.left(this.config.env.DRAIN_TIMEOUT_MS),
+      Promise.allSettled(this.running.keys()),
+    );
     for (const controller of this.running.values()) controller.abort(new Interrupted());
     await within(DRAIN_LAST_WAIT_MS, Promise.allSettled(this.running.keys()));
   }
@@ -99,7 +112,17 @@ export class Completions implements OnModuleDestroy {
     sink: TextSink,
     controller: AbortController,
   ): Promise<Completion> {
-    const { principal, id, assistantId, service, messages, parameters, tools, wire = 'openai' } = request;
+    const {
+      principal,
+      id,
+      assistantId,
+      service,
+      messages,
+      parameters,
+      tools,
+      flow,
+      wire = 'openai',
+    } = request;
     const { signal } = controller;
     const promptTokens = estimatePromptTokens(messages);
     const counted = new CountingSink(
@@ -115,13 +138,16 @@ export class Completions implements OnModuleDestroy {
     let failure: unknown;
     try {
       signal.throwIfAborted();
-      result = await this.tools.run({ service, messages, parameters, signal, tools }, counted);
+      result = await this.tools.run(
+        { service, messages, parameters, signal, tools, ...(flow && { flow }) },
+        counted,
+      );
     } catch (error) {
       failure = signal.aborted ? signal.reason : error;
     }
     const outcome = result ? 'finished' : outcomeOf(failure, request.signal);
-    const gaveNothing = outcome === 'failed' && counted.written === '';
-    const usage = result?.usage ?? (gaveNothing ? NO_USAGE : usageOf(promptTokens, counted.written));
+    const gaveNothing = outcome === 'failed' && counted.written.chars === 0;
+    const usage = result?.usage ?? (gaveNothing ? NO_USAGE : usageOf(promptTokens, counted.written.tokens));
     await this.metering.end(metered, {
       ...usage,
       estimated: !result?.usage,
@@ -152,8 +178,7 @@ export class Completions implements OnModuleDestroy {
   }
 }
 
-function usageOf(promptTokens: number, written: string): TextUsage {
-  const completionTokens = estimateTokens(written);
+function usageOf(promptTokens: number, completionTokens: number): TextUsage {
   return { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens };
 }
 
@@ -164,7 +189,7 @@ function outcomeOf(failure: unknown, signal: AbortSignal): 'stopped' | 'interrup
 
 /** Passes on and keeps account: what was written, when the first of it came, and that it does not grow without end. */
 class CountingSink implements TextSink {
-  written = '';
+  readonly written = new TokenCounter();
   firstAt: number | undefined;
   calledTools = false;
 
@@ -192,7 +217,7 @@ class CountingSink implements TextSink {
 
   private count(text: string): void {
     this.firstAt ??= Date.now();
-    this.written += text;
-    if (this.written.length > this.maxChars) this.tooLong();
+    this.written.add(text);
+    if (this.written.chars > this.maxChars) this.tooLong();
   }
 }

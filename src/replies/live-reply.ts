@@ -1,6 +1,7 @@
 import type { ApiKeyId, AssistantId, DialogueId, MessageId, TenantId } from '../common';
 import type { Checkpoint, FinalStatus } from '../messages';
 import type { PromptMessage, ResolvedService } from '../model-services';
+import type { ReplyText } from '../realtime';
 import type { Wire } from '../usage';
 import type { AssistantTools } from './tool-runner';
 
@@ -35,14 +36,17 @@ export class LiveReply {
   /** Resolves when the reply has ended, durably. */
   readonly ended: Promise<void>;
   readonly resolveEnded: () => void;
-  text = '';
   reasoning = '';
   firstPieceAt: number | undefined;
   private checkpointedText = 0;
   private checkpointedReasoning = 0;
   private parts = 0;
 
-  constructor(readonly settings: LiveReplySettings) {
+  constructor(
+    readonly settings: LiveReplySettings,
+    /** As the stream log holds it: what is appended there is written. */
+    readonly written: ReplyText,
+  ) {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.ended = promise;
     this.resolveEnded = resolve;
@@ -52,18 +56,13 @@ export class LiveReply {
     return this.settings.replyId;
   }
 
-  add(pieces: readonly string[]): void {
-    this.firstPieceAt ??= Date.now();
-    this.text += pieces.length === 1 ? pieces[0]! : pieces.join('');
-  }
-
   abort(status: ReplyAborted['status']): void {
     this.abortController.abort(new ReplyAborted(status));
   }
 
   /** What has been written since the last checkpoint; `saved` is called once that is committed. */
   checkpoint(): { checkpoint: Checkpoint; saved: () => void } | null {
-    const { length } = this.text;
+    const { length } = this.written;
     const reasoningLength = this.reasoning.length;
     if (length === this.checkpointedText && reasoningLength === this.checkpointedReasoning) return null;
     return {
@@ -71,7 +70,7 @@ export class LiveReply {
         tenantId: this.settings.tenantId,
         replyId: this.id,
         part: this.parts,
-        content: this.text.slice(this.checkpointedText),
+        content: this.written.textFrom(this.checkpointedText),
         reasoning: this.reasoning.slice(this.checkpointedReasoning),
       },
       saved: () => {

@@ -3,6 +3,7 @@ import type { StoredReply } from '../messages';
 import { estimateTokens } from '../model-services';
 import { LiveReply, type LiveReplySettings } from './live-reply';
 import { buildPrompt } from './prompt';
+import { ReplyText } from '../realtime';
 import { STORED_PIECE, storedCursor } from './stored-cursor';
 
 const user = (content: string) => ({ role: 'user' as const, content });
@@ -57,14 +58,17 @@ describe('the prompt', () => {
 
 describe('checkpoints', () => {
   it('together are the text, part by part, and are made again until they are saved', () => {
-    const reply = new LiveReply({ tenantId: '1', replyId: '2' } as unknown as LiveReplySettings);
+    const reply = new LiveReply(
+      { tenantId: '1', replyId: '2' } as unknown as LiveReplySettings,
+      new ReplyText(),
+    );
     expect(reply.checkpoint()).toBeNull();
-    reply.add(['a', 'b']);
+    for (const piece of ['a', 'b']) reply.written.push(piece);
     expect(reply.checkpoint()!.checkpoint).toMatchObject({ part: 0, content: 'ab' });
-    reply.add(['c']);
+    reply.written.push('c');
     const first = reply.checkpoint()!;
     expect(first.checkpoint).toMatchObject({ part: 0, content: 'abc', reasoning: '' });
-    reply.add(['d']);
+    reply.written.push('d');
     first.saved();
     reply.reasoning += 'why';
     const second = reply.checkpoint()!;
@@ -107,6 +111,23 @@ describe('a reader of what is stored', () => {
     });
     expect((await read(stored('finished', 'text'), STORED_PIECE + 1))!.exhausted).toBe(true);
     expect(await read(null, 0)).toBeNull();
+  });
+
+  it('comes in pieces of one size, and goes on after the one that the reader has', async () => {
+    const text = `${'x'.repeat(16_383)}😀${'y'.repeat(20_000)}`;
+    const all: string[] = [];
+    let number = STORED_PIECE - 1;
+    for (let ended = false; !ended;) {
+      const batch = (await read(stored('finished', text), number))!.take(1)!;
+      expect(batch.offset).toBe(all.join('').length);
+      expect(batch.first).toBe(number + 1);
+      all.push(...batch.pieces);
+      number = batch.first;
+      ended = batch.end !== undefined;
+    }
+    expect(all.map(({ length }) => length)).toEqual([16_383, 16_384, 3_618]);
+    expect(all.join('')).toBe(text);
+    expect((await read(stored('finished', text), STORED_PIECE + 3))!.exhausted).toBe(true);
   });
 
   it('waits while another node writes', async () => {

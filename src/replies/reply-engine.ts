@@ -4,6 +4,7 @@ import {
   AppError,
   badInput,
   IdGenerator,
+  Shutdown,
   truncate,
   within,
   type AssistantId,
@@ -35,7 +36,7 @@ import {
 import { Bus, StreamLog, type StreamCursor } from '../realtime';
 import { estimateOf, overQuota, Quotas, reserveUsage, type Quota, type Wire } from '../usage';
 import { onlyUserOf, tenantOf } from './access';
-import { LiveReply } from './live-reply';
+import { LiveReply, type LiveReplySettings } from './live-reply';
 import { LiveReplies } from './live-replies';
 import { buildPrompt } from './prompt';
 import { ReplyWriter } from './reply-writer';
@@ -105,7 +106,6 @@ const startTopic = (tenantId: TenantId, dialogueId: DialogueId): string =>
 @Injectable()
 export class ReplyEngine implements OnModuleDestroy {
   private readonly logger = new Logger(ReplyEngine.name);
-  private draining = false;
   private readonly unsubscribe: () => void;
 
   constructor(
@@ -121,6 +121,7 @@ export class ReplyEngine implements OnModuleDestroy {
     private readonly streams: StreamLog,
     private readonly bus: Bus,
     private readonly quotas: Quotas,
+    private readonly shutdown: Shutdown,
   ) {
     this.unsubscribe = bus.subscribe(stopTopic, (replyId) =>
       this.live.get(replyId as MessageId)?.abort('stopped'),
@@ -134,7 +135,7 @@ export class ReplyEngine implements OnModuleDestroy {
    */
   async start(input: StartReply): Promise<StartedReply> {
     tenantOf(input.principal);
-    if (this.draining) throw new AppError('SHUTTING_DOWN', { retryAfterSeconds: 1 });
+    this.shutdown.refuseWork();
     if (this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
       throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
     }
@@ -194,7 +195,9 @@ export class ReplyEngine implements OnModuleDestroy {
     if (turn.outcome === 'parent-in-progress' || turn.outcome === 'session-taken')
       throw new AppError('REPLY_IN_PROGRESS');
 
-    const reply = new LiveReply({
+    // Before the work is dispatched: the first piece must find the log open.
+    const written = this.streams.open(tenantId, draft.replyId);
+    const settings: LiveReplySettings = {
       tenantId,
       replyId: draft.replyId,
       dialogueId: turn.dialogue.id,
@@ -208,9 +211,8 @@ export class ReplyEngine implements OnModuleDestroy {
       wire,
       reserved: quota !== null,
       tools: version && toolsOf(version),
-    });
-    // Before the work is dispatched: the first piece must find the log open.
-    this.streams.open(tenantId, reply.id);
+    };
+    const reply = new LiveReply(settings, written);
     this.live.add(reply);
     // First, so that who waits for the name can listen to the dialogue in time.
     if (draft.session !== null && draft.dialogueId === null && assistantId) {
@@ -301,11 +303,11 @@ export class ReplyEngine implements OnModuleDestroy {
 
   /** Nest closes the sockets after this: readers see their replies end while there is time, and the rest as interrupted. */
   async onModuleDestroy(): Promise<void> {
-    this.draining = true;
+    this.shutdown.begin();
     this.unsubscribe();
     const started = [...this.live].map(({ ended }) => ended);
     if (started.length > 0) this.logger.log(`waiting for ${started.length} replies to end`);
-    await within(this.config.env.DRAIN_TIMEOUT_MS, Promise.all(started));
+    await within(this.shutdown.left(this.config.env.DRAIN_TIMEOUT_MS), Promise.all(started));
     const rest = [...this.live];
     for (const reply of rest) reply.abort('interrupted');
     await within(DRAIN_LAST_WAIT_MS, Promise.all(rest.map(({ ended }) => ended)));

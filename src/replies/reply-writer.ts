@@ -72,9 +72,9 @@ export class ReplyWriter {
           pieces: (pieces) => {
             if (signal.aborted) return;
             const clean = pieces.map(storable);
-            reply.add(clean);
+            reply.firstPieceAt ??= Date.now();
             this.streams.append(reply.id, clean);
-            if (reply.text.length > maxChars) reply.abortController.abort(new ReplyTooLong());
+            if (reply.written.length > maxChars) reply.abortController.abort(new ReplyTooLong());
           },
           reasoning: (pieces) => {
             if (signal.aborted) return;
@@ -115,13 +115,14 @@ export class ReplyWriter {
     const { tenantId, dialogueId, keyId, keyName, userId, assistantId, service, wire, reserved } =
       reply.settings;
     const told = ending.result?.usage;
-    const gaveNothing = ending.status === 'failed' && reply.text === '' && reply.reasoning === '';
+    const gaveNothing = ending.status === 'failed' && reply.written.length === 0 && reply.reasoning === '';
     const { promptTokens, completionTokens, totalTokens } =
       told ?? (gaveNothing ? NO_USAGE : estimate(reply));
     const estimated = !told;
     const credits = creditsOf({ promptTokens, completionTokens }, service);
     const counts = { promptTokens, completionTokens, totalTokens, credits };
-    const { text, reasoning, startedAt, firstPieceAt } = reply;
+    const { reasoning, startedAt, firstPieceAt } = reply;
+    const text = reply.written.textFrom(0);
     const now = Date.now();
     const statements = [
       endReply({
@@ -177,7 +178,7 @@ function failed(code: ErrorCode, message: string, attempts: number): Ending {
 
 function estimate(reply: LiveReply): TextUsage {
   const promptTokens = estimatePromptTokens(reply.settings.prompt);
-  const completionTokens = estimateTokens(reply.text) + estimateTokens(reply.reasoning);
+  const completionTokens = estimateTokens(reply.written.textFrom(0)) + estimateTokens(reply.reasoning);
   return { promptTokens, completionTokens, totalTokens: promptTokens + completionTokens };
 }
 

@@ -1,15 +1,14 @@
-import type { MessageId, TenantId } from '../common';
+import { inPieces, MAX_PIECE_CHARS, type MessageId, type TenantId } from '../common';
 import type { DialoguesRepository, StoredReply } from '../messages';
 import type { StreamBatch, StreamCursor } from '../realtime';
 
-/** The number of a stored text that comes as one piece: past any piece that was streamed, so that a reader who drops after it gets only the end. */
+/** The number of a stored text's first piece: past any piece that was streamed. The same text is always cut the same way, so that a reader who drops goes on after the piece it has. */
 export const STORED_PIECE = 2_000_000_000;
 /** How often a reply that another node writes is looked at. */
 const POLL_MS = 500;
 
 /**
- * A reader of what Postgres holds, for a reply that the stream log does not: the whole text as one piece, and the
- * end. While another node still writes it, the reader waits. Null when there is no such reply.
+ * A reader of what Postgres holds, for a reply that the stream log does not: the text in large pieces, and the end. While another node still writes it, the reader waits. Null when there is no such reply.
  */
 export async function storedCursor(
   dialogues: Pick<DialoguesRepository, 'findReply'>,
@@ -21,7 +20,15 @@ export async function storedCursor(
   const first = await dialogues.findReply(tenantId, replyId);
   if (!first) return null;
   let stored: StoredReply | null = first;
-  let exhausted = after > STORED_PIECE;
+  /** Pieces of the stored text that the reader has. */
+  let had = Math.max(0, after - STORED_PIECE + 1);
+  let pieces: readonly string[] | undefined;
+  /** Its text in pieces once it has ended. */
+  const cut = ({ reply }: StoredReply): readonly string[] =>
+    (pieces ??= reply.content ? inPieces(reply.content) : []);
+  // Without a piece the end has the number that it has after one.
+  const endOf = (reply: StoredReply): number => Math.max(cut(reply).length, 1);
+  let exhausted = first.reply.status !== 'streaming' && had > endOf(first);
   let timer: NodeJS.Timeout | undefined;
   let closed = false;
 
@@ -38,20 +45,29 @@ export async function storedCursor(
   };
 
   return {
-    take: (): StreamBatch | null => {
+    take: (maxPieces, maxChars = Infinity): StreamBatch | null => {
       if (exhausted || !stored) return null;
       if (stored.reply.status === 'streaming') {
         timer = setTimeout(() => void poll(), POLL_MS);
         return null;
       }
-      exhausted = true;
       const { reply } = stored;
-      const pieces = after < STORED_PIECE && reply.content ? [reply.content] : [];
+      const all = cut(stored);
+      exhausted = had > endOf(stored);
+      if (exhausted) return null;
+      const few = Math.min(maxPieces, Math.max(1, Math.ceil(maxChars / MAX_PIECE_CHARS)));
+      const taken = all.slice(had, had + few);
+      const before = all.slice(0, had);
+      const batch = {
+        first: STORED_PIECE + (taken.length > 0 ? had : endOf(stored)),
+        offset: before.reduce((sum, { length }) => sum + length, 0),
+        pieces: taken,
+      };
+      had += taken.length;
+      if (had < all.length) return batch;
+      exhausted = true;
       return {
-        // Without a piece this is the end's own number.
-        first: STORED_PIECE + (pieces.length > 0 ? 0 : 1),
-        offset: 0,
-        pieces,
+        ...batch,
         end: {
           status: reply.status as Exclude<typeof reply.status, 'streaming'>,
           promptTokens: reply.promptTokens,

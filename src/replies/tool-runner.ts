@@ -6,6 +6,7 @@ import {
   TextDrivers,
   ToolCalls,
   type ChatMessage,
+  type Flow,
   type ResolvedService,
   type TextResult,
   type TextSink,
@@ -20,6 +21,7 @@ export interface RunRequest {
   readonly messages: readonly ChatMessage[];
   readonly parameters: Readonly<Record<string, unknown>>;
   readonly signal: AbortSignal;
+  readonly flow?: Flow;
   /** Of the assistant that answers; null: it has none. */
   readonly tools: AssistantTools | null;
 }
@@ -68,11 +70,12 @@ export class ToolRunner {
 
   /** As the driver's `stream`, with the usage of all rounds. */
   async run(request: RunRequest, sink: RunSink): Promise<TextResult> {
-    const { service, messages, parameters, signal, tools } = request;
+    const { service, messages, parameters, signal, flow, tools } = request;
+    const asking = { signal, ...(flow && { flow }) };
     const { kind, endpoint, model } = service;
     const driver = this.drivers.of(kind);
     if (!tools || tools.sources.length === 0) {
-      return driver.stream({ endpoint, model, messages, parameters, signal }, sink);
+      return driver.stream({ endpoint, model, messages, parameters, ...asking }, sink);
     }
     const toolbox = await this.sources.open(
       tools.sources as readonly StoredToolSource[],
@@ -87,7 +90,10 @@ export class ToolRunner {
       return await run.until((asked, round) => {
         const offered = round < MAX_ROUNDS && toolbox.tools.length > 0 ? toolbox.tools.map(asFunction) : null;
         const given = { ...parameters, ...(offered && { tools: offered }) };
-        return driver.stream({ endpoint, model, messages: run.messages, parameters: given, signal }, asked);
+        return driver.stream(
+          { endpoint, model, messages: run.messages, parameters: given, ...asking },
+          asked,
+        );
       });
     } finally {
       await toolbox.close();

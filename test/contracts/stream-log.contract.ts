@@ -72,6 +72,31 @@ export function streamLogContract(name: string, make: () => StreamLog): void {
       offsetBefore = 0;
     });
 
+    it('brings no more at once than was asked for, in characters too, and asides by the few; nothing is lost', async () => {
+      const reply = newReply();
+      const written = log.open(ACME, reply);
+      for (let n = 0; n < 200; n += 1) log.aside(reply, { type: 'think', content: `before ${n}` });
+      log.append(reply, ['aaaa', 'bbbb', 'cccc']);
+      for (let n = 0; n < 100; n += 1) log.aside(reply, { type: 'think', content: `after ${n}` });
+      log.append(reply, ['dddd']);
+      log.end(reply, END);
+      expect([written.length, written.textFrom(0)]).toEqual([16, 'aaaabbbbccccdddd']);
+      const cursor = (await log.read(ACME, reply, 0, () => undefined))!;
+      expect(cursor.take(10, 5)!.pieces).toEqual(['aaaa', 'bbbb']);
+      expect(cursor.take(10, 1)!.pieces).toEqual(['cccc']);
+      expect(cursor.take(10, 100)).toMatchObject({ pieces: ['dddd'], end: END });
+      const thoughts = (what: string, count: number) =>
+        Array.from({ length: count }, (_, n) => `${what} ${n}`);
+      expect(await told(log, reply, 0)).toEqual([
+        ...thoughts('before', 200),
+        'aaaa',
+        'bbbb',
+        'cccc',
+        ...thoughts('after', 100),
+        'dddd',
+      ]);
+    });
+
     it('brings every piece once and in order, to readers before, during and after the reply', async () => {
       const reply = newReply();
       log.open(ACME, reply);

@@ -1374,7 +1374,7 @@ describe('a connection', () => {
     await stranger.close();
   });
 
-  it('ends with 1001 when the server stops, after its reply has ended as interrupted', async () => {
+  it('ends with 1012 when the server stops, after its reply has ended as interrupted', async () => {
     const stopping = await bootApp();
     upstream.on('endless', async (exchange) => exchange.piece('so far'));
     const tenant = await stopping.tenant({ baseUrl: upstream.url, model: 'endless' });
@@ -1382,7 +1382,7 @@ describe('a connection', () => {
     one.send({ type: 'chat', message: 'x' });
     await one.next({ content: 'so far' });
     await stopping.close();
-    expect((await one.closed).code).toBe(1001);
+    expect((await one.closed).code).toBe(1012);
     expect(one.frames.at(-1)).toMatchObject({ done: true, status: 'interrupted' });
   });
 });

@@ -134,7 +134,7 @@ describe('the handshake', () => {
     await away(...mine);
   });
 
-  it('is 429 past the connections of an address; a server that restarts closes with 1001', async () => {
+  it('is 429 past the connections of an address; a server that restarts closes with 1012', async () => {
     const narrow = await bootApp({ IM_CONNECTIONS_PER_ADDRESS: '2' });
     const tenant = await narrow.tenant();
     const [one, two] = await Promise.all([device(narrow, tenant, 1), device(narrow, tenant, 2)]);
@@ -142,7 +142,7 @@ describe('the handshake', () => {
     expect(refused).toMatchObject({ status: 429, body: { error: expect.stringContaining('address') } });
     await narrow.close();
     for (const peer of [one, two])
-      expect(await peer.closed).toMatchObject({ code: 1001, reason: expect.stringMatching(/\w/) });
+      expect(await peer.closed).toMatchObject({ code: 1012, reason: expect.stringMatching(/\w/) });
   });
 });
 

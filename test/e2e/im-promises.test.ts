@@ -75,7 +75,7 @@ describe('durable before acknowledged', () => {
     a.send(message);
     const first = await a.next({ type: 'sent' });
     await before.close();
-    expect((await a.closed).code).toBe(1001);
+    expect((await a.closed).code).toBe(1012);
     const after = await bootApp({}, databaseUrl);
     try {
       const b = await connect(after.url, token);

@@ -21,6 +21,8 @@ beforeAll(async () => {
       STREAM_LOG_RETENTION_MS: '30000',
       IM_SLOW_READER_SECONDS: '2',
       IM_MAX_BUFFERED_BYTES: String(MAX_BUFFERED),
+      // How much may be sent again is tested elsewhere (e2e/socket-costs.test.ts).
+      IM_REPLAY_BURST_BYTES: '1073741824',
     }),
     Upstream.start(),
   ]);

@@ -4,5 +4,6 @@ export * from './decorators';
 export * from './error-filter';
 export * from './preflight';
 export * from './unreadable';
+export * from './slow-answers';
 export * from './validation';
 export * from './while-present';

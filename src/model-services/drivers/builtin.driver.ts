@@ -14,13 +14,15 @@ const GREETING = "This is Parley's built-in demo model (no provider is configure
 /** A model without a network: says plainly that it is a demo and repeats what it was told, word by word. */
 @Injectable()
 export class BuiltinDriver extends TextDriver {
-  async stream({ messages, signal }: TextRequest, sink: TextSink): Promise<TextResult> {
+  async stream({ messages, signal, flow }: TextRequest, sink: TextSink): Promise<TextResult> {
     const said = messages.findLast(({ role }) => role === 'user')?.content ?? '';
     const answer = GREETING + (typeof said === 'string' ? said : textOf(said));
     for (const piece of wordsOf(answer)) {
       await delay(PIECE_EVERY_MS, undefined, { signal }).catch(() => {
         throw signal.reason;
       });
+      await flow?.room();
+      signal.throwIfAborted();
       sink.pieces([piece]);
     }
     return { usage: null, finishReason: 'stop', attempts: 1 };

@@ -1,5 +1,5 @@
 import { createParser, type EventSourceParser } from 'eventsource-parser';
-import { wellFormed } from '../../common';
+import { inPieces, wellFormed } from '../../common';
 import { ProviderError, type TextSink, type ToolCallDelta } from './text-driver';
 
 /** One event larger than this is no piece of an answer. UTF-16 units. */
@@ -116,14 +116,15 @@ export class CompletionStream {
       const whole = this.heldText + text;
       this.heldText = splitPair(whole);
       const piece = this.heldText ? whole.slice(0, -1) : whole;
-      if (piece) this.pieces.push(piece);
+      // What one event brings may be a whole answer: no reader could be given that in one.
+      if (piece) this.pieces.push(...inPieces(piece));
     }
     const thought = delta?.reasoning_content ?? delta?.reasoning;
     if (typeof thought === 'string' && thought !== '') {
       const whole = this.heldReasoning + thought;
       this.heldReasoning = splitPair(whole);
       const piece = this.heldReasoning ? whole.slice(0, -1) : whole;
-      if (piece) this.reasoning.push(piece);
+      if (piece) this.reasoning.push(...inPieces(piece));
     }
     if (Array.isArray(delta?.tool_calls)) this.toolCalls.push(...delta.tool_calls.flatMap(toolCall));
     if (choice.finish_reason) this.finishReason = choice.finish_reason;

@@ -128,6 +128,8 @@ class Exchange {
   private timer: NodeJS.Timeout | undefined;
   private linger: NodeJS.Timeout | undefined;
   private lastRead = 0;
+  /** The provider waits for a reader that is behind. */
+  private held = false;
   private status = 0;
   private headers: Record<string, string | string[] | undefined> = {};
   /** The HTTP chunks of one network read: undici tells them one by one, the sink gets them as one. */
@@ -201,11 +203,17 @@ class Exchange {
     const { firstPieceTimeoutMs, idleTimeoutMs, totalTimeoutMs } = this.request.endpoint;
     const { spoke, finishReason } = this.stream;
     const total = this.startedAt + totalTimeoutMs;
-    const phase = spoke
-      ? { at: this.lastRead + idleTimeoutMs, what: 'sent nothing more in time' }
-      : { at: this.startedAt + firstPieceTimeoutMs, what: 'sent no answer in time' };
-    const { at, what } = total < phase.at ? { at: total, what: 'took too long in all' } : phase;
-    const left = at - performance.now();
+    const now = performance.now();
+    const phase = this.held
+      ? { at: now + idleTimeoutMs, what: '' }
+      : spoke
+        ? { at: this.lastRead + idleTimeoutMs, what: 'sent nothing more in time' }
+        : { at: this.startedAt + firstPieceTimeoutMs, what: 'sent no answer in time' };
+    const all = this.held
+      ? 'could not be read to its end in time: its answer is read too slowly'
+      : 'took too long in all';
+    const { at, what } = total < phase.at ? { at: total, what: all } : phase;
+    const left = at - now;
     if (left <= 0) {
       // Finished but not closed: nothing is missing.
       if (finishReason !== null) this.guard(this.complete);
@@ -227,12 +235,27 @@ class Exchange {
     if (!this.body) {
       this.stream.read(bytes);
       if (this.stream.done) this.complete();
+      else this.hold();
       return;
     }
     this.body.push(bytes);
     this.bodyBytes += bytes.length;
     if (this.bodyBytes > this.maxBodyBytes) this.whole(this.body);
   };
+
+  /** Reads no further while the answer's reader is behind: what it has not taken waits at the provider, not here. */
+  private hold(): void {
+    const { controller } = this;
+    const room = this.held ? undefined : this.request.flow?.room();
+    if (!room || !controller) return;
+    this.held = true;
+    controller.pause();
+    void room.then(() => {
+      this.held = false;
+      this.lastRead = performance.now();
+      if (!this.settled) controller.resume();
+    });
+  }
 
   /** Content types lie both ways: no event stream begins with a bracket, no JSON or HTML with anything else. */
   private sniff(bytes: Buffer): void {

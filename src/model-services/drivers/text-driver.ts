@@ -61,6 +61,14 @@ export interface TextRequest {
   /** Default parameters of the service and the assistant, already merged: temperature, max_tokens, … */
   readonly parameters: Readonly<Record<string, unknown>>;
   readonly signal: AbortSignal;
+  /** Absent: what comes is taken as fast as it comes. */
+  readonly flow?: Flow;
+}
+
+/** Whether who an answer is for keeps up with it. */
+export interface Flow {
+  /** Undefined: it does. Else the provider is read no further until this resolves; it never rejects. */
+  room(): Promise<void> | undefined;
 }
 
 /** Called synchronously, once per network read, with every piece that read held, in order. */
