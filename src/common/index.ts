@@ -4,6 +4,7 @@ export * from './exact-json';
 export * from './fresh-cache';
 export * from './id-generator';
 export * from './ids';
+export * from './json-bounds';
 export * from './principal';
 export * from './text';
 export * from './time';
