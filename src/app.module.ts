@@ -4,7 +4,7 @@ import type { DataSource } from 'typeorm';
 import { AdminModule, problemErrors } from './admin';
 import { AgentChannelModule, agentErrors } from './agent-channel';
 import { AssistantsModule } from './assistants';
-import { ErrorFilter } from './common/http';
+import { ErrorFilter, Strangers } from './common/http';
 import { BlobLinks, BlobsModule } from './blobs';
 import { Config } from './config';
 import { DatabaseModule } from './database';
@@ -41,6 +41,7 @@ function toolSecretsOf(box: SecretBox): ToolSecrets {
 export interface Foundations {
   readonly config: Config;
   readonly dataSource: DataSource;
+  readonly strangers: Strangers;
   readonly secretKey: string;
   readonly rootKey: string | undefined;
 }
@@ -58,11 +59,12 @@ export const errorFilter = new ErrorFilter([
 @Global()
 @Module({})
 class FoundationsModule {
-  static with({ config, secretKey, rootKey }: Foundations): DynamicModule {
+  static with({ config, strangers, secretKey, rootKey }: Foundations): DynamicModule {
     return {
       module: FoundationsModule,
       providers: [
         { provide: Config, useValue: config },
+        { provide: Strangers, useValue: strangers },
         { provide: SecretBox, useValue: new SecretBox(secretKey) },
         { provide: SecretOpener, useValue: openerOf(new SecretBox(secretKey)) },
         { provide: ToolSecrets, useValue: toolSecretsOf(new SecretBox(secretKey)) },
@@ -77,7 +79,17 @@ class FoundationsModule {
           }),
         },
       ],
-      exports: [Config, SecretBox, SecretOpener, ToolSecrets, RootKey, UserTokens, BlobLinks, LimitsSource],
+      exports: [
+        Config,
+        Strangers,
+        SecretBox,
+        SecretOpener,
+        ToolSecrets,
+        RootKey,
+        UserTokens,
+        BlobLinks,
+        LimitsSource,
+      ],
     };
   }
 }

@@ -10,6 +10,7 @@ export const ERRORS = {
   FORBIDDEN: { status: 403, message: 'This key does not have the scope for that.' },
   ORIGIN_NOT_ALLOWED: { status: 403, message: 'This tenant lets no page of that origin in.' },
   NOT_FOUND: { status: 404, message: 'No such thing in this tenant.' },
+  BODY_TOO_SLOW: { status: 408, message: 'The request body did not arrive in time.' },
   CONFLICT: { status: 409, message: 'That conflicts with what is there.' },
   REPLY_IN_PROGRESS: {
     status: 409,

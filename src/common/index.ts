@@ -1,4 +1,5 @@
 export * from './addresses';
+export * from './connection-counts';
 export * from './errors';
 export * from './exact-json';
 export * from './fresh-cache';

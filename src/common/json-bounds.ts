@@ -17,6 +17,14 @@ export const JSON_BOUNDS: JsonBounds = {
   levels: 100,
 };
 
+/** For what was held against bounds before. */
+export const NO_JSON_BOUNDS: JsonBounds = {
+  members: Infinity,
+  membersOfOne: Infinity,
+  elements: Infinity,
+  levels: Infinity,
+};
+
 const QUOTE = 0x22;
 const COMMA = 0x2c;
 const COLON = 0x3a;
@@ -123,4 +131,19 @@ function occurrences(text: string, char: string, most: number): number {
 export function excessInFields(text: string, { members, membersOfOne }: JsonBounds): string | null {
   const most = Math.min(members, membersOfOne);
   return occurrences(text, '&', most) + 1 > most ? `has more than ${most} fields` : null;
+}
+
+/** As the environment names them. */
+export function jsonBoundsOf(env: {
+  readonly BODY_MAX_MEMBERS: number;
+  readonly BODY_MAX_OBJECT_MEMBERS: number;
+  readonly BODY_MAX_ELEMENTS: number;
+  readonly BODY_MAX_DEPTH: number;
+}): JsonBounds {
+  return {
+    members: env.BODY_MAX_MEMBERS,
+    membersOfOne: env.BODY_MAX_OBJECT_MEMBERS,
+    elements: env.BODY_MAX_ELEMENTS,
+    levels: env.BODY_MAX_DEPTH,
+  };
 }

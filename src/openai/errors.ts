@@ -19,6 +19,7 @@ const TYPES: Readonly<Partial<Record<ErrorCode, readonly [type: string, code: st
   FORBIDDEN: [REQUEST, 'insufficient_permissions'],
   ORIGIN_NOT_ALLOWED: [REQUEST, 'origin_not_allowed'],
   NOT_FOUND: [REQUEST, 'model_not_found'],
+  BODY_TOO_SLOW: [REQUEST, 'request_timeout'],
   CONFLICT: [REQUEST, 'conflict'],
   REPLY_IN_PROGRESS: [REQUEST, 'reply_in_progress'],
   BODY_TOO_LARGE: [REQUEST, 'request_too_large'],

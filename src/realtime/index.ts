@@ -1,5 +1,5 @@
 export * from './bus';
-export * from './connection-counts';
+export { ConnectionCounts } from '../common';
 export * from './in-process-bus';
 export * from './in-process-stream-log';
 export * from './realtime.module';
