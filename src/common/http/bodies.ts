@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { ConnectionCounts } from '../connection-counts';
 import { AppError } from '../errors';
 import { clientAddress } from './client-address';
+import { noteDropped } from './dropped-bytes';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -133,6 +134,7 @@ export class Bodies {
     const leave = (): void => void raw.destroy();
     raw.on('data', (chunk: Buffer) => {
       left -= chunk.length;
+      noteDropped(chunk.length);
       if (left < 0) leave();
     });
     raw.resume();
