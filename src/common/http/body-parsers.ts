@@ -1,6 +1,6 @@
 import { parse } from 'node:querystring';
 import type { FastifyAdapter } from '@nestjs/platform-fastify';
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import { badInput } from '../errors';
 import { excessIn, excessInFields, type JsonBounds } from '../json-bounds';
 
@@ -13,7 +13,7 @@ export function boundBodies(adapter: FastifyAdapter, bounds: JsonBounds, bodyLim
   adapter.useBodyParser('application/json', false, { bodyLimit }, (request, body, done) => {
     const text = body.toString();
     const excess = excessIn(text, bounds);
-    if (excess === null) void parseJson(request as FastifyRequest, text, done as Done);
+    if (excess === null) void parseJson(request, text, done as Done);
     else done(badInput('body', excess));
   });
   adapter.useBodyParser('application/x-www-form-urlencoded', false, { bodyLimit }, (_, body, done) => {
