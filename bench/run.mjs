@@ -1,18 +1,19 @@
-// node bench/run.mjs dialogue|openai|im|usage|builds|stalled [--json] [--only <section>,…] [--cpu-prof <folder>]
-//   openai: [--kinds <kind>,…], im and usage: [--rows <n>], builds: --against <folder>
+// node bench/run.mjs builds|dialogue|im|openai|stalled|strangers|usage [--json] [--only <section>,…] [--cpu-prof <folder>]
+//   openai: [--kinds <kind>,…], im and usage: [--rows <n>], builds: --against <folder> [--rounds <n>]
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
+import { table } from './figures.mjs';
+import { stopAll } from './processes.mjs';
 import * as builds from './builds.mjs';
 import * as dialogue from './dialogue.mjs';
-import { table } from './figures.mjs';
 import * as im from './im.mjs';
 import * as openai from './openai.mjs';
-import { stopAll } from './processes.mjs';
 import * as stalled from './stalled.mjs';
+import * as strangers from './strangers.mjs';
 import * as usage from './usage.mjs';
 
-const BENCHES = { dialogue, openai, im, usage, builds, stalled };
+const BENCHES = { builds, dialogue, im, openai, stalled, strangers, usage };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

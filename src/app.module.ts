@@ -5,7 +5,7 @@ import { AdminModule, problemErrors } from './admin';
 import { AgentChannelModule, agentErrors } from './agent-channel';
 import { AssistantsModule } from './assistants';
 import { Shutdown } from './common';
-import { ErrorFilter } from './common/http';
+import { ErrorFilter, Strangers } from './common/http';
 import { BlobLinks, BlobsModule } from './blobs';
 import { Config } from './config';
 import { DatabaseModule } from './database';
@@ -42,6 +42,7 @@ function toolSecretsOf(box: SecretBox): ToolSecrets {
 export interface Foundations {
   readonly config: Config;
   readonly dataSource: DataSource;
+  readonly strangers: Strangers;
   readonly secretKey: string;
   readonly rootKey: string | undefined;
 }
@@ -59,12 +60,13 @@ export const errorFilter = new ErrorFilter([
 @Global()
 @Module({})
 class FoundationsModule {
-  static with({ config, secretKey, rootKey }: Foundations): DynamicModule {
+  static with({ config, strangers, secretKey, rootKey }: Foundations): DynamicModule {
     return {
       module: FoundationsModule,
       providers: [
         { provide: Config, useValue: config },
         Shutdown,
+        { provide: Strangers, useValue: strangers },
         { provide: SecretBox, useValue: new SecretBox(secretKey) },
         { provide: SecretOpener, useValue: openerOf(new SecretBox(secretKey)) },
         { provide: ToolSecrets, useValue: toolSecretsOf(new SecretBox(secretKey)) },
@@ -82,6 +84,7 @@ class FoundationsModule {
       exports: [
         Config,
         Shutdown,
+        Strangers,
         SecretBox,
         SecretOpener,
         ToolSecrets,

@@ -1,3 +1,4 @@
+import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
@@ -5,23 +6,30 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { DataSourceOptions } from 'typeorm';
 import { AppModule, errorFilter, type Foundations } from './app.module';
 import { assistantEntities } from './assistants';
-import { Shutdown } from './common';
+import { jsonBoundsOf, Shutdown } from './common';
 import {
   answerPreflights,
+  Bodies,
+  type BodyLimits,
+  boundBodies,
+  boundStrangers,
   forgiveEmptyBodies,
   giveUpSlowReaders,
   nameRequest,
   nameRequests,
+  publishAccess,
   refuseNul,
+  Strangers,
 } from './common/http';
+import type { Environment } from './config';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
-import { admitUploads, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
+import { countLongBodies, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
 import { createLogger, PinoLogger } from './observability';
 import { SocketServer } from './realtime';
-import { Authenticator, credentialsOf, tenancyEntities } from './tenancy';
+import { admitRequests, Authenticator, tenancyEntities } from './tenancy';
 
 export const entities: DataSourceOptions['entities'] = [
   ...tenancyEntities,
@@ -44,8 +52,30 @@ export interface App {
   close(): Promise<void>;
 }
 
-export interface AppSettings extends Omit<Foundations, 'dataSource'> {
+export interface AppSettings extends Omit<Foundations, 'dataSource' | 'strangers'> {
   readonly databaseUrl: string;
+}
+
+/**
+ * Headers have to be there after 15 s, of a connection's first request from its first moment; bodies have limits of
+ * their own, and Node's for whole requests would cut off who sends a large file over a slow line.
+ */
+const SERVER = {
+  headersTimeout: 15_000,
+  requestTimeout: 0,
+  keepAliveTimeout: 72_000,
+  connectionsCheckingInterval: 5_000,
+};
+
+function bodyLimitsOf(env: Environment): BodyLimits {
+  return {
+    strangers: {
+      atOnce: env.STRANGER_BODIES,
+      perAddress: env.STRANGER_BODIES_PER_ADDRESS,
+      seconds: env.STRANGER_BODY_SECONDS,
+    },
+    known: { seconds: env.BODY_SECONDS, bytesPerSecond: env.BODY_MIN_BYTES_PER_SECOND },
+  };
 }
 
 /** Builds the application on a migrated database and listens. Whoever calls it owns the process and its signals. */
@@ -56,11 +86,19 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
     poolSize: env.DATABASE_POOL_SIZE,
     entities,
   }).initialize();
+  const strangers = new Strangers({
+    connections: env.STRANGER_CONNECTIONS,
+    connectionsPerAddress: env.STRANGER_CONNECTIONS_PER_ADDRESS,
+  });
   const adapter = new FastifyAdapter({
     bodyLimit: env.BODY_LIMIT_BYTES,
     forceCloseConnections: true,
     return503OnClosing: true,
-    requestTimeout: 30_000,
+    serverFactory: (handler: RequestListener) => {
+      const server = createServer(SERVER, handler);
+      strangers.guard(server);
+      return server;
+    },
     multipart: { limits: FORM_LIMITS },
     // A published sample of the assistant platform writes //api/…
     routerOptions: { ignoreDuplicateSlashes: true, maxParamLength: 512 },
@@ -70,29 +108,33 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
       errorFilter.answer(error, request, reply);
     },
   });
-  nameRequests(adapter.getInstance<FastifyInstance>());
-  answerPreflights(adapter.getInstance<FastifyInstance>());
-  forgiveEmptyBodies(adapter.getInstance<FastifyInstance>());
-  giveUpSlowReaders(adapter.getInstance<FastifyInstance>(), env.STREAM_SLOW_READER_SECONDS * 1_000);
-  refuseForms(adapter.getInstance<FastifyInstance>());
-  refuseNul(adapter.getInstance<FastifyInstance>());
-  takeLongBodies(adapter.getInstance<FastifyInstance>());
+  const server = adapter.getInstance<FastifyInstance>();
+  nameRequests(server);
+  answerPreflights(server);
+  forgiveEmptyBodies(server);
+  giveUpSlowReaders(server, env.STREAM_SLOW_READER_SECONDS * 1_000);
+  refuseForms(server);
+  refuseNul(server);
+  takeLongBodies(server);
+  boundStrangers(server, env.STRANGER_BODY_BYTES);
+  boundBodies(adapter, jsonBoundsOf(env), env.BODY_LIMIT_BYTES);
   const routes: RegisteredRoute[] = [];
-  adapter.getInstance().addHook('onRoute', ({ method, url }) => {
+  server.addHook('onRoute', ({ method, url }) => {
     for (const one of [method].flat()) routes.push({ method: one, url });
   });
   const nest = await NestFactory.create<NestFastifyApplication>(
-    AppModule.with({ ...foundations, dataSource }),
+    AppModule.with({ ...foundations, dataSource, strangers }),
     adapter,
     {
       logger: new PinoLogger(createLogger(env.LOG_LEVEL)),
       abortOnError: false,
     },
   );
-  const authenticator = nest.get(Authenticator);
-  admitUploads(adapter.getInstance<FastifyInstance>(), (request) =>
-    authenticator.authenticate(credentialsOf(request)),
-  );
+  publishAccess(nest);
+  const bodies = new Bodies(bodyLimitsOf(env));
+  bodies.attach(server);
+  admitRequests(server, nest.get(Authenticator), strangers, bodies);
+  countLongBodies(server);
   await nest.get(NodeRegistry).join();
   serveDocs(nest);
   nest.get(SocketServer).attach(nest.getHttpServer());

@@ -1,5 +1,6 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import { AppError } from './common';
+import { hasBody } from './common/http';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -26,10 +27,9 @@ const READABLE_TYPE = /^\s*(multipart\/form-data|application\/(json|x-www-form-u
 
 /** The parser of forms is the whole server's; only routes that ask for it get what it parsed. */
 export function refuseForms(server: FastifyInstance): void {
-  server.addHook('preValidation', async (request) => {
-    if (request.isMultipart?.() && !request.routeOptions.config.takesForm) {
-      throw new AppError('UNSUPPORTED_MEDIA_TYPE');
-    }
+  server.addHook('preValidation', (request, _reply, done) => {
+    const refused = request.isMultipart?.() && !request.routeOptions.config.takesForm;
+    done(refused ? new AppError('UNSUPPORTED_MEDIA_TYPE') : undefined);
   });
 }
 
@@ -41,29 +41,19 @@ export function takeLongBodies(server: FastifyInstance): void {
   });
 }
 
-/**
- * Before a byte of a file is read: no stranger's is, nor more at once than memory has room for. Every other route's key
- * is asked for by the guard, once the body is there.
- */
-export function admitUploads(
-  server: FastifyInstance,
-  authenticate: (request: FastifyRequest) => Promise<unknown>,
-): void {
+/** Of who was let in: no more long bodies at once than memory has room for. */
+export function countLongBodies(server: FastifyInstance): void {
   let longBodies = 0;
-  server.addHook('onRequest', async (request, { raw }) => {
+  server.addHook('onRequest', (request, { raw }, done) => {
     const { takesForm, maxBodyBytes } = request.routeOptions.config;
-    if (!takesForm && maxBodyBytes === undefined) return;
-    await authenticate(request);
-    if (maxBodyBytes === undefined) return;
-    if (takesForm && hasBody(request) && !READABLE_TYPE.test(request.headers['content-type'] ?? ''))
-      throw new AppError('UNSUPPORTED_MEDIA_TYPE', { message: EITHER });
-    if (longBodies >= MAX_LONG_BODIES_AT_ONCE) throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
     // Who left while the key was looked up closes nothing any more.
-    if (raw.destroyed) return;
+    if (maxBodyBytes === undefined || raw.destroyed) return done();
+    if (takesForm && hasBody(request.headers) && !READABLE_TYPE.test(request.headers['content-type'] ?? ''))
+      return done(new AppError('UNSUPPORTED_MEDIA_TYPE', { message: EITHER }));
+    if (longBodies >= MAX_LONG_BODIES_AT_ONCE)
+      return done(new AppError('OVERLOADED', { retryAfterSeconds: 1 }));
     longBodies += 1;
     raw.once('close', () => (longBodies -= 1));
+    done();
   });
 }
-
-const hasBody = ({ headers }: FastifyRequest): boolean =>
-  headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';

@@ -95,3 +95,21 @@ it('whatever comes is a frame or a BadFrame', () => {
   fc.assert(fc.property(values, (frame) => check(JSON.stringify(frame))));
   fc.assert(fc.property(fc.string(), check));
 });
+
+it('what nobody knows has the bounds of every body', () => {
+  const bounds = { members: 8, membersOfOne: 5, elements: 3, levels: 3 };
+  const said = (more: object): string => {
+    try {
+      parseFrame(JSON.stringify({ type: 'ping', requestId: 'r', ...more }), bounds);
+    } catch (error) {
+      expect((error as BadFrame).requestId).toBe('r');
+      return (error as BadFrame).message;
+    }
+    return 'accepted';
+  };
+  expect(said({ x: [1, 2, 3], y: { z: {} } })).toBe('accepted');
+  expect(said({ a: 1, b: 2, c: 3, d: 4 })).toBe('the frame has an object of more than 5 members');
+  expect(said({ a: { a: 1, b: 2, c: 3 }, b: { a: 1, b: 2 } })).toBe('the frame has more than 8 members');
+  expect(said({ x: [1, 2, 3, 4] })).toBe('the frame has more than 3 array elements');
+  expect(said({ x: [[[]]] })).toBe('the frame is nested deeper than 3 levels');
+});

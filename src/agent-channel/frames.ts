@@ -1,4 +1,5 @@
 import { Ajv } from 'ajv';
+import { excessIn, JSON_BOUNDS, type JsonBounds } from '../common';
 
 /** What a client sends (protocols/agent-channel.md, "Client → server"). Fields it does not know are ignored. */
 export type ClientFrame = ChatFrame | PingFrame | SubscribeFrame | CancelFrame | ResumeFrame;
@@ -92,7 +93,7 @@ export class BadFrame extends Error {
 }
 
 /** Throws BadFrame, whose message names the field. */
-export function parseFrame(data: string): ClientFrame {
+export function parseFrame(data: string, bounds: JsonBounds = JSON_BOUNDS): ClientFrame {
   let frame: unknown;
   try {
     frame = JSON.parse(data);
@@ -105,6 +106,8 @@ export function parseFrame(data: string): ClientFrame {
   const given = frame as Record<string, unknown>;
   const requestId =
     typeof given.requestId === 'string' && given.requestId.length <= 128 ? given.requestId : undefined;
+  const excess = excessIn(data, bounds);
+  if (excess !== null) throw new BadFrame(`the frame ${excess}`, requestId);
   const validate = validators.get(given.type as string);
   if (!validate) throw new BadFrame(`type: must be one of ${[...validators.keys()].join(', ')}`, requestId);
   for (const key of ['agentId', 'sessionId', 'requestId', 'modelServiceId'])

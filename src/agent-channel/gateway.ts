@@ -10,6 +10,8 @@ import { AssistantsRepository } from '../assistants';
 import {
   asId,
   IdGenerator,
+  jsonBoundsOf,
+  type JsonBounds,
   type ApiKeyId,
   type MessageId,
   type ModelServiceId,
@@ -61,6 +63,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
   private readonly logger = new Logger(AgentChannelGateway.name);
   private readonly connections = new Set<ChannelConnection>();
   private readonly counts = new ConnectionCounts();
+  private readonly bounds: JsonBounds;
   private timer: NodeJS.Timeout | undefined;
 
   constructor(
@@ -74,7 +77,9 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     private readonly replies: ReplyEngine,
     private readonly sessions: Sessions,
     private readonly replays: ReplayAllowances,
-  ) {}
+  ) {
+    this.bounds = jsonBoundsOf(config.env);
+  }
 
   get size(): number {
     return this.connections.size;
@@ -234,7 +239,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     }
     let frame: ClientFrame;
     try {
-      frame = parseFrame(buffer.toString('utf8'));
+      frame = parseFrame(buffer.toString('utf8'), this.bounds);
     } catch (error) {
       return this.tell(connection, error, { requestId: (error as BadFrame).requestId });
     }

@@ -14,6 +14,7 @@ export const ERRORS = {
     status: 408,
     message: 'The answer was ended: its client read nothing of it for too long.',
   },
+  BODY_TOO_SLOW: { status: 408, message: 'The request body did not arrive in time.' },
   CONFLICT: { status: 409, message: 'That conflicts with what is there.' },
   REPLY_IN_PROGRESS: {
     status: 409,

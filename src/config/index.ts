@@ -1,2 +1,2 @@
 export * from './config';
-export { VARIABLES } from './variables';
+export { VARIABLES, type Environment } from './variables';

@@ -1,4 +1,5 @@
 import fc from 'fast-check';
+import type { JsonBounds } from '../common';
 import { BadFrame, canonical, clientTime, dedupeKey, idText, parseFrame, type MessageFrame } from './frames';
 
 const message = (msg: object, more: object = {}) => ({
@@ -8,11 +9,11 @@ const message = (msg: object, more: object = {}) => ({
   msg,
   ...more,
 });
-const parsed = (frame: unknown, rich = false) =>
-  parseFrame(typeof frame === 'string' ? frame : JSON.stringify(frame), rich).frame as MessageFrame;
-const refusal = (frame: unknown, rich = false): string => {
+const parsed = (frame: unknown, rich = false, bounds?: JsonBounds) =>
+  parseFrame(typeof frame === 'string' ? frame : JSON.stringify(frame), rich, bounds).frame as MessageFrame;
+const refusal = (frame: unknown, rich = false, bounds?: JsonBounds): string => {
   try {
-    parsed(frame, rich);
+    parsed(frame, rich, bounds);
   } catch (error) {
     if (error instanceof BadFrame) return error.message;
     throw error;
@@ -91,6 +92,42 @@ it('refuses what is nested too deeply, and is not misled by brackets in strings'
   expect(refusal(frame(nested(90)))).toBe('accepted');
   expect(refusal(frame(nested(30_000)))).toContain('nested deeper than 100 levels');
   expect(refusal(frame(JSON.stringify(`\\"${'['.repeat(300)}`)))).toBe('accepted');
+  expect(refusal(frame(nested(98)))).toBe('accepted');
+  expect(refusal(frame(nested(99)))).toContain('nested deeper than 100 levels');
+});
+
+describe('what a frame may hold', () => {
+  const of = (count: number) => Array.from({ length: count }, (_, i) => i);
+  const cursors = (count: number) => Object.fromEntries(of(count).map((i) => [i, 1]));
+
+  it.each([
+    ['users of `watch`', { type: 'watch', users: of(200) }, { type: 'watch', users: of(201) }],
+    ['cursors of `sync`', { type: 'sync', cursors: cursors(500) }, { type: 'sync', cursors: cursors(501) }],
+  ])('%s: by its schema', (_, within, past) => {
+    expect(refusal(JSON.stringify(within), true)).toBe('accepted');
+    expect(refusal(JSON.stringify(past), true)).toMatch(/must NOT have more than \d+ (items|properties)/);
+  });
+
+  const bounds = { members: 12, membersOfOne: 6, elements: 3, levels: 4 };
+  it.each([
+    [
+      'members of `msg`',
+      { msg: { a: 1, b: 2, c: 3, d: 4, e: 5, f: 6, g: 7 } },
+      'an object of more than 6 members',
+    ],
+    [
+      'members in all',
+      { msg: { a: of(0), b: { a: 1, b: 2, c: 3, d: 4 }, c: { e: 5 } }, extra: { a: 1 } },
+      'more than 12 members',
+    ],
+    ['elements', { msg: {}, extra: of(4) }, 'more than 3 array elements'],
+    ['levels', { msg: { a: { b: { c: {} } } } }, 'deeper than 4 levels'],
+    ['what nobody knows', { msg: {}, other: of(4) }, 'more than 3 array elements'],
+  ])('%s: by the bounds of every body', (_, more, said) => {
+    const frame = (free: object) => JSON.stringify({ type: 'single', source: 1, target: 2, ...free });
+    expect(refusal(frame({ msg: { a: 1 }, extra: [1, 2, 3] }), false, bounds)).toBe('accepted');
+    expect(refusal(frame(more), false, bounds)).toContain(said);
+  });
 });
 
 it('gives the stored form with the frame', () => {

@@ -1,5 +1,5 @@
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
-import { hasUnusualNumbers, parseExact } from '../common';
+import { excessIn, hasUnusualNumbers, JSON_BOUNDS, parseExact, type JsonBounds } from '../common';
 import { MAX_CLOCK_AHEAD_MS } from '../messages';
 
 /** What a client may send (protocols/im.md, "Frames" and "The richer dialect"). */
@@ -120,22 +120,8 @@ export interface ParsedFrame {
   readonly text: string;
 }
 
-/** Deep enough for any app, and far from where walking through it would run out of stack. */
-const MAX_DEPTH = 100;
-
-/** Whether a parsed frame nests deeper than that. */
-function nestedTooDeeply(value: unknown, left = MAX_DEPTH): boolean {
-  if (typeof value !== 'object' || value === null) return false;
-  if (left === 0) return true;
-  if (Array.isArray(value)) return value.some((item) => nestedTooDeeply(item, left - 1));
-  for (const key in value) {
-    if (nestedTooDeeply((value as Record<string, unknown>)[key], left - 1)) return true;
-  }
-  return false;
-}
-
 /** A checked frame; numbers that would lose digits are kept as they were written. Throws BadFrame. */
-export function parseFrame(text: string, rich: boolean): ParsedFrame {
+export function parseFrame(text: string, rich: boolean, bounds: JsonBounds = JSON_BOUNDS): ParsedFrame {
   let frame: Record<string, unknown>;
   try {
     frame = JSON.parse(text) as Record<string, unknown>;
@@ -157,8 +143,9 @@ export function parseFrame(text: string, rich: boolean): ParsedFrame {
   }
   if (!schema(frame)) throw new BadFrame(explain(schema.errors?.[0]), said);
   if (text.includes('\\u0000') && NUL.test(text)) throw new BadFrame('The frame must not contain NUL.', said);
-  if (nestedTooDeeply(frame))
-    throw new BadFrame(`The frame is nested deeper than ${MAX_DEPTH} levels.`, said);
+  // Before anything walks through what the schema lets through as it is.
+  const excess = excessIn(text, bounds);
+  if (excess !== null) throw new BadFrame(`The frame ${excess}.`, said);
   if (!LOGGED_TYPES.has(type as string)) {
     const ids = (type === 'typing' || type === 'watch') && hasUnusualNumbers(text);
     return { frame: (ids ? parseExact(text) : frame) as unknown as ClientFrame, text: '' };

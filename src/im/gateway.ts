@@ -1,6 +1,14 @@
 import { Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { WebSocket, type RawData } from 'ws';
-import { AppError, IdGenerator, isId, timeOfId as timeOf, type ConversationId } from '../common';
+import {
+  AppError,
+  IdGenerator,
+  isId,
+  jsonBoundsOf,
+  type JsonBounds,
+  timeOfId as timeOf,
+  type ConversationId,
+} from '../common';
 import { Config } from '../config';
 import { ASSISTANT_PREFIX, ConversationsRepository, peerOf, type Appended } from '../messages';
 import {
@@ -66,6 +74,7 @@ const connections = new WeakMap<WebSocket, Connection>();
 @Injectable()
 export class ImGateway implements OnModuleInit {
   private readonly logger = new Logger(ImGateway.name);
+  private readonly bounds: JsonBounds;
 
   constructor(
     private readonly config: Config,
@@ -82,7 +91,9 @@ export class ImGateway implements OnModuleInit {
     private readonly delivery: Delivery,
     private readonly publisher: Publisher,
     private readonly replays: ReplayAllowances,
-  ) {}
+  ) {
+    this.bounds = jsonBoundsOf(config.env);
+  }
 
   onModuleInit(): void {
     // Shared by all sockets, which come as `this`: closures of its own would cost each idle one.
@@ -224,7 +235,7 @@ export class ImGateway implements OnModuleInit {
   ): void | Promise<void> {
     let frame: ClientFrame | undefined;
     try {
-      const parsed = parseFrame(text, connection.rich);
+      const parsed = parseFrame(text, connection.rich, this.bounds);
       ({ frame } = parsed);
       if (control !== undefined && frame.type !== control) this.pay(connection);
       const wait = this.dispatch(connection, parsed);

@@ -1,6 +1,14 @@
 import { Body, Controller, Delete, Get, HttpCode, Param, Post, Query, UsePipes } from '@nestjs/common';
 import { ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
-import { AppError, asId, timeOfId, type ConversationId, type Principal, type TenantId } from '../common';
+import {
+  AppError,
+  asId,
+  NO_JSON_BOUNDS,
+  timeOfId,
+  type ConversationId,
+  type Principal,
+  type TenantId,
+} from '../common';
 import { Caller, Scopes, validation } from '../common/http';
 import {
   ConversationsRepository,
@@ -146,7 +154,8 @@ function sidesOf(key: string): string[] {
 /** Under the same rules as a frame that comes over the socket. Throws BAD_INPUT. */
 function frameOf(frame: object): MessageFrame {
   try {
-    const parsed = parseFrame(JSON.stringify(frame), false).frame as MessageFrame;
+    // The body it came in was held against the bounds already.
+    const parsed = parseFrame(JSON.stringify(frame), false, NO_JSON_BOUNDS).frame as MessageFrame;
     clientTime(parsed.msg, Date.now());
     return parsed;
   } catch (error) {

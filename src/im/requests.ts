@@ -217,6 +217,7 @@ export class CreateWebhookRequest {
   @ApiProperty({ enum: WEBHOOK_EVENTS, isArray: true })
   @IsArray()
   @ArrayMinSize(1)
+  @ArrayMaxSize(WEBHOOK_EVENTS.length)
   @ArrayUnique()
   @IsIn(WEBHOOK_EVENTS, { each: true })
   events!: WebhookEvent[];

@@ -11,7 +11,7 @@ import { Transform } from 'class-transformer';
 import { ArrayMaxSize, IsArray, IsOptional, IsString, Length } from 'class-validator';
 import type { FastifyRequest } from 'fastify';
 import { AppError, type Principal } from '../common';
-import { Caller, Public, Scopes, validation, type ErrorShape } from '../common/http';
+import { Caller, clientAddress, Public, Scopes, validation, type ErrorShape } from '../common/http';
 import { Authenticator, formatApiKey, parseAppKey } from '../tenancy';
 import { MAX_ID_CHARS } from './frames';
 import { TokenIssuer, type TokenInput } from './token-issuer';
@@ -116,7 +116,7 @@ export class TokensController {
     if (!id) throw new AppError('UNAUTHENTICATED', { message: 'Unknown app or wrong secret.' });
     const principal = await this.authenticator.authenticate({
       apiKey: formatApiKey({ id, secret: input.appSecret }),
-      address: request.ip,
+      address: clientAddress(request.raw),
     });
     return { code: 0, msg: 'success', data: await this.issuer.issue(principal, inputOf(input)) };
   }

@@ -20,6 +20,7 @@ const TYPES: Readonly<Partial<Record<ErrorCode, readonly [type: string, code: st
   ORIGIN_NOT_ALLOWED: [REQUEST, 'origin_not_allowed'],
   NOT_FOUND: [REQUEST, 'model_not_found'],
   READ_TOO_SLOWLY: [REQUEST, 'read_too_slowly'],
+  BODY_TOO_SLOW: [REQUEST, 'request_timeout'],
   CONFLICT: [REQUEST, 'conflict'],
   REPLY_IN_PROGRESS: [REQUEST, 'reply_in_progress'],
   BODY_TOO_LARGE: [REQUEST, 'request_too_large'],

@@ -1,6 +1,6 @@
 export * from './bus';
-export * from './connection-counts';
 export * from './frame-rate';
+export { ConnectionCounts } from '../common';
 export * from './in-process-bus';
 export * from './in-process-stream-log';
 export * from './reading-watch';

@@ -1,9 +1,9 @@
 import type { IncomingMessage, Server } from 'node:http';
 import type { Socket } from 'node:net';
-import { STATUS_CODES } from 'node:http';
 import { Injectable, Logger } from '@nestjs/common';
 import { WebSocketServer, type WebSocket } from 'ws';
-import { ERRORS, Shutdown } from '../common';
+import { AppError, ERRORS, Shutdown } from '../common';
+import { answerAndClose, clientAddress, Strangers } from '../common/http';
 
 /** Why a handshake is refused, before the upgrade: an HTTP answer with a JSON body. */
 export class HandshakeRefused extends Error {
@@ -43,7 +43,10 @@ export class SocketServer {
   private readonly logger = new Logger(SocketServer.name);
   private readonly routes: { route: SocketRoute; server: WebSocketServer }[] = [];
 
-  constructor(private readonly shutdown: Shutdown) {}
+  constructor(
+    private readonly shutdown: Shutdown,
+    private readonly strangers: Strangers,
+  ) {}
 
   add<T>(route: SocketRoute<T>): void {
     const { protocols, maxFrameBytes } = route;
@@ -72,14 +75,16 @@ export class SocketServer {
       this.refuseStopping();
       const found = this.routes.find(({ route }) => route.path.test(url.pathname));
       if (!found) throw new HandshakeRefused(404, { error: 'No such path.', code: 'NOT_FOUND' });
-      const address = request.socket.remoteAddress ?? '';
+      this.strangers.locate(request);
+      const address = clientAddress(request);
       const admitted = await found.route.admit({ url, headers: request.headers, address });
       if (socket.destroyed) return;
       // The signal may have come while it was asked who this is.
       this.refuseStopping();
+      this.strangers.recognise(socket);
       found.server.handleUpgrade(request, socket, head, (ws) => found.route.open(ws, admitted));
     } catch (error) {
-      refuse(socket, this.refusalOf(error));
+      answerAndClose(socket, this.refusalOf(error));
     } finally {
       clearTimeout(timer);
     }
@@ -93,6 +98,7 @@ export class SocketServer {
 
   private refusalOf(error: unknown): HandshakeRefused {
     if (error instanceof HandshakeRefused) return error;
+    if (error instanceof AppError) return refusalOf(error);
     this.logger.error({ err: error }, 'unexpected');
     return new HandshakeRefused(500, {
       error: 'Something went wrong here; it has been logged.',
@@ -101,12 +107,7 @@ export class SocketServer {
   }
 }
 
-function refuse(socket: Socket, { status, body, retryAfterSeconds }: HandshakeRefused): void {
-  if (socket.destroyed) return;
-  const text = JSON.stringify(body);
-  const retry = retryAfterSeconds === undefined ? '' : `retry-after: ${retryAfterSeconds}\r\n`;
-  socket.end(
-    `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\nconnection: close\r\n${retry}` +
-      `content-type: application/json; charset=utf-8\r\ncontent-length: ${Buffer.byteLength(text)}\r\n\r\n${text}`,
-  );
+/** A failure as every handshake tells it. */
+function refusalOf({ status, message, code, retryAfterSeconds }: AppError): HandshakeRefused {
+  return new HandshakeRefused(status, { error: message, code }, retryAfterSeconds);
 }

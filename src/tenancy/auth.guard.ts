@@ -1,34 +1,48 @@
 import { Injectable, type CanActivate, type ExecutionContext } from '@nestjs/common';
-import { Reflector } from '@nestjs/core';
-import type { FastifyReply, FastifyRequest } from 'fastify';
-import { AppError, type Principal, type Scope } from '../common';
-import { PUBLIC, SCOPES_REQUIRED } from '../common/http';
-import { Authenticator, type Credentials } from './authenticator';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { AppError, type Principal } from '../common';
+import { CLOSED, clientAddress, type Bodies, type RouteAccess, type Strangers } from '../common/http';
+import type { Authenticator, Credentials } from './authenticator';
 
-/** One guard for every HTTP route, closed by default: no decorator on a route means the platform's root key alone. */
+/**
+ * Who is it, before what does he say: every request is let in or refused by its headers alone, before a byte of its
+ * body is kept. A path that is none ends here as well, and so does a body of a stranger that is one too many.
+ */
+export function admitRequests(
+  server: FastifyInstance,
+  authenticator: Authenticator,
+  strangers: Strangers,
+  bodies: Bodies,
+): void {
+  server.addHook('onRequest', async (request, reply) => {
+    const { raw } = request;
+    strangers.locate(raw);
+    if (request.is404) throw new AppError('NOT_FOUND', { message: 'No such path.' });
+    const { access = CLOSED } = request.routeOptions.config;
+    const credentials = credentialsOf(request);
+    if (access.isPublic && credentials.apiKey === undefined) return bodies.begin(request, reply, true);
+    const principal = await authenticator.authenticate(credentials);
+    strangers.recognise(raw.socket);
+    request.principal = principal;
+    admitOrigin(request.headers.origin, principal, reply);
+    if (!mayEnter(access, principal)) throw new AppError('FORBIDDEN');
+    bodies.begin(request, reply, false);
+  });
+}
+
+/** Closed by default: what says nothing of itself is the platform's alone, and nobody reaches a handler but through the door. */
 @Injectable()
 export class AuthGuard implements CanActivate {
-  constructor(
-    private readonly authenticator: Authenticator,
-    private readonly reflector: Reflector,
-  ) {}
-
-  async canActivate(context: ExecutionContext): Promise<boolean> {
-    const request = context.switchToHttp().getRequest<FastifyRequest>();
-    const targets = [context.getHandler(), context.getClass()];
-    const credentials = credentialsOf(request);
-    if (this.reflector.getAllAndOverride<boolean>(PUBLIC, targets) && credentials.apiKey === undefined)
-      return true;
-    const principal = await this.authenticator.authenticate(credentials);
-    request.principal = principal;
-    admitOrigin(request.headers.origin, principal, context.switchToHttp().getResponse<FastifyReply>());
-    if (this.reflector.getAllAndOverride<boolean>(PUBLIC, targets)) return true;
-    const scopes = this.reflector.getAllAndOverride<Scope[] | undefined>(SCOPES_REQUIRED, targets) ?? [];
-    if (!principal.scopes.has('platform') && !scopes.some((scope) => principal.scopes.has(scope))) {
-      throw new AppError('FORBIDDEN');
-    }
-    return true;
+  canActivate(context: ExecutionContext): boolean {
+    const { principal, routeOptions } = context.switchToHttp().getRequest<FastifyRequest>();
+    const { access = CLOSED } = routeOptions.config;
+    if (principal ? mayEnter(access, principal) : access.isPublic) return true;
+    throw new AppError('UNAUTHENTICATED');
   }
+}
+
+function mayEnter({ isPublic, scopes }: RouteAccess, { scopes: held }: Principal): boolean {
+  return isPublic || held.has('platform') || scopes.some((scope) => held.has(scope));
 }
 
 /** The tenant's allow-list of browser origins. Access rests on the key; the list keeps foreign pages from using one they got hold of. */
@@ -44,7 +58,7 @@ export function credentialsOf(request: FastifyRequest): Credentials {
     apiKey: header(request, 'x-api-key') ?? header(request, 'authorization'),
     tenantId: header(request, 'tenant-id') ?? organization(request),
     userId: header(request, 'user-id'),
-    address: request.ip,
+    address: clientAddress(request.raw),
   };
 }
 

@@ -22,6 +22,7 @@ const BY_STATUS: Readonly<Record<number, ErrorCode>> = {
   401: 'UNAUTHENTICATED',
   403: 'FORBIDDEN',
   404: 'NOT_FOUND',
+  408: 'BODY_TOO_SLOW',
   409: 'CONFLICT',
   413: 'BODY_TOO_LARGE',
   // An id longer than any there is.

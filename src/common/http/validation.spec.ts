@@ -1,4 +1,4 @@
-import { Type } from 'class-transformer';
+import { Transform, Type } from 'class-transformer';
 import {
   ArrayMaxSize,
   ArrayUnique,
@@ -76,6 +76,36 @@ class Optionals {
   name?: string;
 }
 
+class Free {
+  @IsObject()
+  anything!: object;
+
+  @IsOptional()
+  @IsArray()
+  @IsString({ each: true })
+  @ArrayUnique()
+  @ArrayMaxSize(2)
+  list?: string[];
+
+  @IsOptional()
+  @Transform(({ value }: { value: unknown }) => (value === '' ? undefined : value))
+  limit?: number = 50;
+}
+
+/** Whoever looks for anything in it fails. */
+const untouchable = (): object =>
+  new Proxy(
+    {},
+    {
+      get: () => {
+        throw new Error('looked at');
+      },
+      ownKeys: () => {
+        throw new Error('looked at');
+      },
+    },
+  );
+
 async function said(value: unknown, metatype: new () => object = Input): Promise<string> {
   try {
     await validation('refused').transform(value, { type: 'body', metatype });
@@ -124,6 +154,20 @@ describe('what is said of a wrong field', () => {
     expect(await said(value, Optionals)).toBe('body: must be a JSON object');
   });
 
+  it('of many unknown ones the first, and not more of a name than one can read', async () => {
+    const many = Object.fromEntries(Array.from({ length: 50 }, (_, i) => [`f${i}${'x'.repeat(i)}`, i]));
+    const names = (await said({ name: 'x', ...many })).split('; ');
+    expect(names).toHaveLength(20);
+    expect(names[0]).toBe('f0: is not a known field');
+    expect(await said({ name: 'x', ['y'.repeat(61)]: 1 })).toBe(`${'y'.repeat(60)}…: is not a known field`);
+  });
+
+  it('an unknown one within', async () => {
+    expect(await said({ name: 'x', parts: [{ name: 'y' }, { name: 'z', nmae: 'q' }] })).toBe(
+      'parts.1.nmae: is not a known field',
+    );
+  });
+
   it('a body that is not there', async () => {
     expect(await said(undefined)).toBe('name: is required');
     expect(await said(undefined, Optionals)).toBe('nothing');
@@ -136,5 +180,36 @@ describe('what is said of a wrong field', () => {
     );
     const error = await told.catch((thrown: unknown) => thrown);
     expect(JSON.stringify(error) + String(error)).not.toContain('secret-');
+  });
+});
+
+describe('what is looked at', () => {
+  const checked = (value: unknown, unknownFields: 'ignored' | 'refused' = 'ignored') =>
+    validation(unknownFields).transform(value, { type: 'body', metatype: Free });
+
+  it('not what is in a field that nobody knows', async () => {
+    const anything = {};
+    const given = { anything, other: untouchable(), constructor: untouchable(), then: untouchable() };
+    const free = (await checked(given)) as Free;
+    expect(free).toBeInstanceOf(Free);
+    expect(Object.keys(free).sort()).toEqual(['anything', 'limit', 'list']);
+    await expect(checked(given, 'refused')).rejects.toThrow('other: is not a known field');
+  });
+
+  it('not what is in a field that takes any object', async () => {
+    const anything = { constructor: 1, then: 2, deep: untouchable() };
+    expect(((await checked({ anything })) as Free).anything).toBe(anything);
+  });
+
+  it('not the elements of a list that is too long', async () => {
+    const list = [untouchable(), untouchable(), untouchable()];
+    await expect(checked({ anything: {}, list })).rejects.toThrow(
+      'list: must contain no more than 2 elements',
+    );
+  });
+
+  it('a default stands for what is absent, and gives way to what a transform says', async () => {
+    expect(((await checked({ anything: {} })) as Free).limit).toBe(50);
+    expect(((await checked({ anything: {}, limit: '' })) as Free).limit).toBeUndefined();
   });
 });

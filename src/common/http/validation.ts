@@ -1,6 +1,7 @@
 import { ValidationPipe, type ArgumentMetadata, type ValidationError } from '@nestjs/common';
-import type { ValidatorOptions } from 'class-validator';
+import { validate } from 'class-validator';
 import { AppError, badInput, type FieldError } from '../errors';
+import { pickKnown, type Refused } from './known-fields';
 
 /** Checks of what a value is at all, most telling first: the others say nothing to whoever sent another type. */
 const OF_TYPE: readonly string[] = [
@@ -32,7 +33,6 @@ function messageOf(error: ValidationError): string | null {
   // Whoever may leave it out does not come here.
   if ('value' in error && error.value === undefined) return 'is required';
   const name = OF_TYPE.find((one) => names.includes(one)) ?? names[0]!;
-  if (name === 'whitelistValidation') return 'is not a known field';
   if (name === 'arrayUnique') return 'must not hold the same twice';
   if (name === 'nestedValidation') return 'must be an object';
   const each = `each value in ${property} `;
@@ -42,37 +42,47 @@ function messageOf(error: ValidationError): string | null {
     : message.replace(`${property} `, '');
 }
 
-/** Arrays and the like have no fields, so that each would be "required": what is wrong is the body itself. */
+/**
+ * First the fields that are known, then the checks: what a client sends besides costs neither. Lists over their length
+ * are refused before anything looks at their elements.
+ */
 class Validation extends ValidationPipe {
-  override async transform(value: unknown, metadata: ArgumentMetadata): Promise<unknown> {
-    const isObject = typeof value === 'object' && !Array.isArray(value);
-    if (metadata.type === 'body' && value !== undefined && !isObject && this.toValidate(metadata))
-      throw badInput('body', 'must be a JSON object');
-    return super.transform(value, metadata);
+  constructor(private readonly unknownFields: 'ignored' | 'refused') {
+    super({ transform: true });
   }
 
-  /** All that is wrong of each field, to choose from; not where a list is too long: each of its elements would be told. */
-  protected override async validate(object: object, options?: ValidatorOptions): Promise<ValidationError[]> {
-    const first = await super.validate(object, { ...options, stopAtFirstError: true });
-    const tooLong = first.some(({ value, constraints }) => Array.isArray(value) && constraints?.arrayMaxSize);
-    return first.length === 0 || tooLong ? first : super.validate(object, options);
+  override async transform(value: unknown, metadata: ArgumentMetadata): Promise<unknown> {
+    const { metatype } = metadata;
+    if (!metatype || !this.toValidate(metadata)) return super.transform(value, metadata);
+    const given = value ?? {};
+    // Arrays and the like have no fields, so that each would be "required": what is wrong is the value itself.
+    if (typeof given !== 'object' || Array.isArray(given))
+      throw badInput(metadata.data ?? metadata.type, 'must be a JSON object');
+    const refused: Refused = { unknown: [], tooLong: [] };
+    const picked = pickKnown(metatype as new () => object, given, refused);
+    const unknown = this.unknownFields === 'refused' ? refused.unknown : [];
+    const wrong = refused.tooLong.length > 0 ? refused.tooLong : flatten(await errorsOf(picked));
+    if (unknown.length + wrong.length > 0) throw badInputs([...unknown, ...wrong]);
+    return picked;
   }
+}
+
+/** All that is wrong of each field, to choose from. */
+async function errorsOf(object: object): Promise<ValidationError[]> {
+  // The value tells what is missing, and goes no further than `messageOf`.
+  const options = { forbidUnknownValues: false, validationError: { target: false, value: true } };
+  const first = await validate(object, { ...options, stopAtFirstError: true });
+  return first.length === 0 ? first : validate(object, options);
+}
+
+function badInputs(errors: readonly FieldError[]): AppError {
+  return new AppError('BAD_INPUT', {
+    errors,
+    message: errors.map(({ field, message }) => `${field}: ${message}`).join('; '),
+  });
 }
 
 /** 400 with every field that is wrong. Public wires ignore what they don't know; the admin wire refuses it. */
 export function validation(unknownFields: 'ignored' | 'refused'): ValidationPipe {
-  return new Validation({
-    transform: true,
-    whitelist: true,
-    forbidNonWhitelisted: unknownFields === 'refused',
-    // The value tells what is missing, and goes no further than `messageOf`.
-    validationError: { target: false, value: true },
-    exceptionFactory: (errors) => {
-      const fields = flatten(errors);
-      return new AppError('BAD_INPUT', {
-        errors: fields,
-        message: fields.map(({ field, message }) => `${field}: ${message}`).join('; '),
-      });
-    },
-  });
+  return new Validation(unknownFields);
 }

@@ -1,0 +1,32 @@
+import { parse } from 'node:querystring';
+import type { FastifyAdapter } from '@nestjs/platform-fastify';
+import type { FastifyInstance } from 'fastify';
+import { badInput } from '../errors';
+import { excessIn, excessInFields, type JsonBounds } from '../json-bounds';
+
+type Done = (error: Error | null, body?: unknown) => void;
+
+/** The parsers of every JSON body and every form without files: what holds too much is refused as text, before it is parsed. */
+export function boundBodies(adapter: FastifyAdapter, bounds: JsonBounds, bodyLimit: number): void {
+  const server = adapter.getInstance<FastifyInstance>();
+  const parseJson = server.getDefaultJsonParser('error', 'error');
+  adapter.useBodyParser('application/json', false, { bodyLimit }, (request, body, done) => {
+    const text = body.toString();
+    const excess = excessIn(text, bounds);
+    if (excess === null) void parseJson(request, text, done as Done);
+    else done(badInput('body', excess));
+  });
+  adapter.useBodyParser('application/x-www-form-urlencoded', false, { bodyLimit }, (_, body, done) => {
+    const text = body.toString();
+    const excess = excessInFields(text, bounds);
+    if (excess === null) parseFields(text, done as Done);
+    else done(badInput('body', excess));
+  });
+}
+
+function parseFields(text: string, done: Done): void {
+  const fields = parse(text, '&', '=', { maxKeys: 0 });
+  // An object without a prototype: copied onto another one it would become that one's.
+  if (Object.hasOwn(fields, '__proto__')) done(badInput('body', 'must not have a field __proto__'));
+  else done(null, fields);
+}
