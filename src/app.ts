@@ -9,6 +9,7 @@ import { answerPreflights, forgiveEmptyBodies, nameRequest, nameRequests } from 
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
 import { admitUploads, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
+import { parseJsonBodies } from './json-bodies';
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
 import { createLogger, PinoLogger, Readiness } from './observability';
@@ -67,6 +68,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   forgiveEmptyBodies(adapter.getInstance<FastifyInstance>());
   refuseForms(adapter.getInstance<FastifyInstance>());
   takeLongBodies(adapter.getInstance<FastifyInstance>());
+  parseJsonBodies(adapter, env.BODY_LIMIT_BYTES);
   const routes: RegisteredRoute[] = [];
   adapter.getInstance().addHook('onRoute', ({ method, url }) => {
     for (const one of [method].flat()) routes.push({ method: one, url });

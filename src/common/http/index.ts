@@ -2,6 +2,8 @@ export * from './audio-form';
 export * from './constraints';
 export * from './decorators';
 export * from './error-filter';
+export * from './exact-body';
+export * from './idempotency';
 export * from './preflight';
 export * from './validation';
 export * from './while-present';
