@@ -35,8 +35,11 @@ const CONFLICT = 'msgId and timestamp were used for another message of this conv
 
 /** A page that is being worked on. */
 interface OpenPage {
-  /** JSON texts of ids. */
+  /** JSON texts of ids, and the same as text. */
   readonly targets: readonly string[];
+  readonly users: readonly string[];
+  /** Where the message goes, in the order of the targets. */
+  readonly routes: readonly (Route | FrameError)[];
   readonly afterUser: string;
   readonly last: boolean;
   done: number;
@@ -129,7 +132,11 @@ export class Broadcaster implements OnApplicationBootstrap, BeforeApplicationShu
         this.drop(work);
         return;
       }
-      work.page ??= await this.openPage(work.job);
+      // A turn of its own: the slices of its messages come in the next ones.
+      if (!work.page) {
+        work.page = await this.openPage(work.job);
+        if (work.page.targets.length > 0) return;
+      }
       const { page } = work;
       await this.sendSlice(work, page);
       if (page.done < page.targets.length) return;
@@ -153,39 +160,38 @@ export class Broadcaster implements OnApplicationBootstrap, BeforeApplicationShu
   }
 
   private async openPage(job: BroadcastJob): Promise<OpenPage> {
-    const counts = { done: 0, stored: 0, repeated: 0, failures: [] };
-    if (!job.everybody) {
-      return { ...(await this.broadcasts.page(job)), afterUser: '', ...counts };
-    }
-    const users = await this.devices.users(job.tenantId, job.afterUser, BROADCAST_PAGE);
+    const { targets, last } = await this.nextTargets(job);
+    const users = targets.map(userOf);
     return {
-      targets: users.map((user) => JSON.stringify(user)),
-      afterUser: users.at(-1) ?? job.afterUser,
-      last: users.length < BROADCAST_PAGE,
-      ...counts,
+      targets,
+      users,
+      routes: await this.routes(senderOf(job), users),
+      afterUser: job.everybody ? (users.at(-1) ?? job.afterUser) : '',
+      last,
+      done: 0,
+      stored: 0,
+      repeated: 0,
+      failures: [],
     };
   }
 
+  private async nextTargets(job: BroadcastJob): Promise<{ targets: readonly string[]; last: boolean }> {
+    if (!job.everybody) return this.broadcasts.page(job);
+    const users = await this.devices.users(job.tenantId, job.afterUser, BROADCAST_PAGE);
+    return { targets: users.map((user) => JSON.stringify(user)), last: users.length < BROADCAST_PAGE };
+  }
+
   private async sendSlice({ job, template }: Work, page: OpenPage): Promise<void> {
-    const targets = page.targets.slice(page.done, page.done + SLICE);
-    if (targets.length === 0) return;
-    const users = targets.map(userOf);
-    const sender: Sender = {
-      tenantId: job.tenantId,
-      userId: job.sender,
-      client: '',
-      origin: '',
-      server: true,
-    };
-    const routes = await this.routes(sender, users);
+    const { targets, users, routes, done } = page;
+    const slice = targets.slice(done, done + SLICE);
     const outcomes = await Promise.all(
-      targets.map((target, index) => this.sendOne(job, template, target, sender, routes[index]!)),
+      slice.map((target, index) => this.sendOne(job, template, target, routes[done + index]!)),
     );
     outcomes.forEach((outcome, index) => {
-      if (typeof outcome === 'object') page.failures.push({ userId: users[index]!, ...outcome });
+      if (typeof outcome === 'object') page.failures.push({ userId: users[done + index]!, ...outcome });
       else page[outcome] += 1;
     });
-    page.done += targets.length;
+    page.done += slice.length;
   }
 
   /** One recipient that something is wrong with must not take the others along. */
@@ -194,10 +200,13 @@ export class Broadcaster implements OnApplicationBootstrap, BeforeApplicationShu
       return await this.messenger.routes(sender, users);
     } catch (error) {
       if (isTransient(error)) throw error;
-      if (users.length > 1)
-        return (await Promise.all(users.map((user) => this.routes(sender, [user])))).flat();
-      this.logger.error({ err: error }, 'a recipient of a broadcast');
-      return [frameErrorOf(new AppError('INTERNAL'))];
+      if (users.length === 1) {
+        this.logger.error({ err: error }, 'a recipient of a broadcast');
+        return [frameErrorOf(new AppError('INTERNAL'))];
+      }
+      const found: (Route | FrameError)[] = [];
+      for (const user of users) found.push(...(await this.routes(sender, [user])));
+      return found;
     }
   }
 
@@ -206,7 +215,6 @@ export class Broadcaster implements OnApplicationBootstrap, BeforeApplicationShu
     job: BroadcastJob,
     template: MessageFrame,
     target: string,
-    sender: Sender,
     route: Route | FrameError,
   ): Promise<Outcome> {
     if (route instanceof FrameError) return Promise.resolve(failureOf(route));
@@ -218,7 +226,7 @@ export class Broadcaster implements OnApplicationBootstrap, BeforeApplicationShu
       }),
     };
     return new Promise((resolve, reject) => {
-      this.messenger.send(sender, route, message, (sent, error) => {
+      this.messenger.send(senderOf(job), route, message, (sent, error) => {
         if (error && isTransient(error)) reject(error);
         else if (error) resolve(failureOf(error instanceof FrameError ? error : frameErrorOf(error)));
         else resolve(outcomeOf(job, sent));
@@ -250,6 +258,14 @@ function outcomeOf(job: BroadcastJob, sent: Sent): Outcome {
     return { code: CODE.forbidden, reason: 'You may not write to this user.' };
   return result.outcome === 'repeated' && timeOfId(result.id) < timeOfId(job.id) ? 'repeated' : 'stored';
 }
+
+const senderOf = ({ tenantId, sender }: BroadcastJob): Sender => ({
+  tenantId,
+  userId: sender,
+  client: '',
+  origin: '',
+  server: true,
+});
 
 const failureOf = ({ code, message }: FrameError): Outcome => ({ code, reason: message });
 
