@@ -12,7 +12,7 @@ import {
   type ModelServiceId,
   type TenantId,
 } from '../common';
-import { Database, tenantScope, type Statement } from '../database';
+import { Database, idArray, tenantScope, type Statement } from '../database';
 import { AssistantVersionEntity } from './assistant-version.entity';
 import { AssistantEntity } from './assistant.entity';
 
@@ -111,6 +111,11 @@ export class AssistantsRepository {
     return this.contacts.get(`${tenantId}/${column}/${value}`, () =>
       this.database.one(tenantScope(tenantId), findContact(tenantId, column, value)),
     );
+  }
+
+  /** Which of these ids are assistants of the tenant. */
+  among(tenantId: TenantId, ids: readonly AssistantId[]): Promise<ReadonlySet<string>> {
+    return this.database.one(tenantScope(tenantId), among(tenantId, ids));
   }
 
   /** Every assistant that somebody can talk to, by slug. */
@@ -332,6 +337,13 @@ const findContact = (
           versionId: row.published_version_id as AssistantVersionId | null,
         }
       : null,
+});
+
+const among = (tenantId: TenantId, ids: readonly AssistantId[]): Statement<ReadonlySet<string>> => ({
+  name: 'assistant-among',
+  text: `select id from assistants where tenant_id = $1 and id = any($2::bigint[])`,
+  values: [tenantId, idArray(ids)],
+  map: (rows) => new Set(rows.map((row) => row.id as string)),
 });
 
 const listPublished = (tenantId: TenantId): Statement<PublishedAssistant[]> => ({

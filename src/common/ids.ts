@@ -12,6 +12,7 @@ export type ConversationId = Id<'conversation'>;
 export type GenerationAppId = Id<'generation-app'>;
 export type GenerationRecordId = Id<'generation-record'>;
 export type WebhookId = Id<'webhook'>;
+export type BroadcastId = Id<'broadcast'>;
 
 const MAX_ID = 9_223_372_036_854_775_807n;
 

@@ -215,6 +215,8 @@ export const VARIABLES = {
   IM_CONNECTIONS_PER_TENANT: integer('open connections of one tenant, a process', 100_000, 1, 10_000_000),
   IM_CONNECTIONS_PER_ADDRESS: integer('open connections from one address, a process', 1_000, 1, 10_000_000),
   IM_MAX_GROUP_MEMBERS: integer('members of a group', 10_000, 2, 1_000_000),
+  IM_BROADCAST_RECIPIENTS: integer('users that a broadcast may name', 10_000, 1, 100_000),
+  IM_BROADCASTS_PER_TENANT: integer('broadcasts of one tenant that are under way', 10, 1, 1_000),
   IM_RECALL_SECONDS: integer('how long a message may be recalled by its sender', 120, 0, 31_536_000),
   IM_HEARTBEAT_SECONDS: integer('a connection that is silent for two of these is dropped', 25, 1, 3_600),
   IM_MAX_BUFFERED_BYTES: integer(

@@ -14,7 +14,7 @@ import {
   type ModelServiceId,
   type Principal,
 } from '../common';
-import { Caller, validation } from '../common/http';
+import { Caller, idempotencyKeyOf, validation } from '../common/http';
 import { DialoguesRepository, type StoredReply } from '../messages';
 import { SseStreams } from '../realtime';
 import { ReplyEngine, type StartedReply } from '../replies';
@@ -22,7 +22,7 @@ import { list, success } from './envelope';
 import { pageOf } from './paging';
 import { dialogueRecord, dialogueRow, messageRow, replyRecord, sceneRecord } from './records';
 import { firstEvent, replyFormat } from './reply-events';
-import { idempotencyKeyOf, known, PROVIDER_RATE_RETRY_SECONDS, PlatformController } from './request-parts';
+import { known, PROVIDER_RATE_RETRY_SECONDS, PlatformController } from './request-parts';
 import { DialogueListQuery, ListQuery, MAX_CONTENT_CHARS, SendMessage } from './requests';
 
 const DIALOGUES = {

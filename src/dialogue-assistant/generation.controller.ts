@@ -15,7 +15,7 @@ import {
   type ModelServiceId,
   type Principal,
 } from '../common';
-import { Caller, validation, whilePresent } from '../common/http';
+import { Caller, idempotencyKeyOf, validation, whilePresent } from '../common/http';
 import {
   AppGenerations,
   GenerationEndings,
@@ -34,13 +34,7 @@ import {
   wholeGeneration,
 } from './generation-records';
 import { pageOf } from './paging';
-import {
-  idempotencyKeyOf,
-  known,
-  originOf,
-  PROVIDER_RATE_RETRY_SECONDS,
-  PlatformController,
-} from './request-parts';
+import { known, originOf, PROVIDER_RATE_RETRY_SECONDS, PlatformController } from './request-parts';
 import { Generate, RecordListQuery } from './requests';
 
 const RECORDS = {

@@ -1,10 +1,9 @@
 import { applyDecorators, Controller } from '@nestjs/common';
 import { ApiHeader, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import type { FastifyRequest } from 'fastify';
-import { AppError, asId, badInput } from '../common';
+import { AppError, asId } from '../common';
 import { Scopes } from '../common/http';
 
-const MAX_IDEMPOTENCY_KEY_CHARS = 255;
 /** A provider that keeps refusing for rate was already asked three times: a client should leave it alone for a while. */
 export const PROVIDER_RATE_RETRY_SECONDS = 10;
 
@@ -25,16 +24,6 @@ export function known<T extends string>(value: string): T {
   const id = asId(value);
   if (!id) throw new AppError('NOT_FOUND');
   return id as unknown as T;
-}
-
-/** Null when none is sent. BAD_INPUT for one that is too long or sent twice. */
-export function idempotencyKeyOf({ headers }: FastifyRequest): string | null {
-  const header = headers['idempotency-key'];
-  if (header === undefined || header === '') return null;
-  if (typeof header !== 'string' || header.length > MAX_IDEMPOTENCY_KEY_CHARS) {
-    throw badInput('Idempotency-Key', `must be at most ${MAX_IDEMPOTENCY_KEY_CHARS} characters`);
-  }
-  return header;
 }
 
 /**

@@ -30,8 +30,11 @@ describe('parseFrame', () => {
     [{ type: 'toString' }, 'type: must be one of'],
     [{ type: 'single', source: 1, msg: {} }, 'target: is missing'],
     [{ type: 'single', source: 1, target: 2 }, 'msg: is missing'],
-    [message({}, { source: true }), 'source: must be a number or a string'],
-    [message({}, { target: 'x'.repeat(129) }), 'target: must be a number or a string'],
+    [message({}, { source: true }), 'source: must be an integer of at most 127 digits or a string'],
+    [
+      message({}, { target: 'x'.repeat(129) }),
+      'target: must be an integer of at most 127 digits or a string',
+    ],
     [message([]), 'msg: must be object'],
     [message({ msgId: {} }), 'msg.msgId: must be a number or a string'],
     [message({ timestamp: 'soon' }), 'msg.timestamp: must be an integer or a string'],

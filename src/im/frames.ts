@@ -1,5 +1,12 @@
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
-import { excessIn, hasUnusualNumbers, JSON_BOUNDS, parseExact, type JsonBounds } from '../common';
+import {
+  excessIn,
+  hasUnusualNumbers,
+  integerDigits,
+  JSON_BOUNDS,
+  parseExact,
+  type JsonBounds,
+} from '../common';
 import { MAX_CLOCK_AHEAD_MS } from '../messages';
 
 /** What a client may send (protocols/im.md, "Frames" and "The richer dialect"). */
@@ -51,6 +58,9 @@ export const MAX_ID_CHARS = 128;
 const MAX_SYNC = 500;
 const MAX_WATCH = 200;
 
+/** Longer ones would be longer ids than there are. */
+const MAX_NUMERIC_ID = 1e127;
+
 // What bounds strings says nothing of numbers. As alternatives (`oneOf`) the one that does not match would cost the
 // error that nobody reads.
 const id = {
@@ -58,6 +68,13 @@ const id = {
   minLength: 1,
   maxLength: MAX_ID_CHARS,
   pattern: '^[^\\u0000-\\u001f\\u007f\\ud800-\\udfff]+$',
+} as const;
+/** Of a user or a group: a number is an integer, and the same as its digits as a string. */
+const party = {
+  ...id,
+  type: ['string', 'integer'],
+  exclusiveMinimum: -MAX_NUMERIC_ID,
+  exclusiveMaximum: MAX_NUMERIC_ID,
 } as const;
 const msgType = { type: 'string', minLength: 1, maxLength: 64 } as const;
 const conversationId = { type: 'string', pattern: '^[1-9][0-9]{0,18}$' } as const;
@@ -78,14 +95,14 @@ const packet = object({ msgId: id, timestamp }, []);
 
 const message = object(
   {
-    source: id,
-    target: id,
+    source: party,
+    target: party,
     msgType,
     msg: packet,
   },
   ['source', 'target', 'msg'],
 );
-const membership = object({ source: id, target: id, msgType, msg: packet }, ['source', 'target']);
+const membership = object({ source: party, target: party, msgType, msg: packet }, ['source', 'target']);
 const place = object({ conversationId, seq }, ['conversationId', 'seq']);
 
 const ajv = new Ajv({ strict: false, allErrors: false });
@@ -99,11 +116,11 @@ export const FRAME_SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
   ack: place,
   read: place,
   recall: place,
-  typing: object({ target: id, kind: { enum: ['single', 'group'] } }, ['target', 'kind']),
+  typing: object({ target: party, kind: { enum: ['single', 'group'] } }, ['target', 'kind']),
   sync: object({ cursors: { type: 'object', maxProperties: MAX_SYNC, additionalProperties: seq } }, [
     'cursors',
   ]),
-  watch: object({ users: { type: 'array', maxItems: MAX_WATCH, items: id } }, ['users']),
+  watch: object({ users: { type: 'array', maxItems: MAX_WATCH, items: party } }, ['users']),
 };
 const VALIDATORS = Object.fromEntries(
   Object.entries(FRAME_SCHEMAS).map(([type, schema]) => [type, ajv.compile(schema)]),
@@ -148,14 +165,31 @@ export function parseFrame(text: string, rich: boolean, bounds: JsonBounds = JSO
   if (excess !== null) throw new BadFrame(`The frame ${excess}.`, said);
   if (!LOGGED_TYPES.has(type as string)) {
     const ids = (type === 'typing' || type === 'watch') && hasUnusualNumbers(text);
-    return { frame: (ids ? parseExact(text) : frame) as unknown as ClientFrame, text: '' };
+    if (!ids) return { frame: frame as unknown as ClientFrame, text: '' };
+    const exact = parseExact(text) as unknown as Extract<RichFrame, { type: 'typing' | 'watch' }>;
+    checkParties(exact.type === 'typing' ? { target: exact.target } : exact.users, said);
+    return { frame: exact, text: '' };
   }
   const logged = frame as unknown as MessageFrame;
   const plain = canonical(logged);
   // What comes out as it came in has lost nothing, and most frames do: they are not searched for unusual numbers.
   if (plain === text || !hasUnusualNumbers(text)) return { frame: logged, text: plain };
   const exact = parseExact(text) as unknown as MessageFrame;
+  checkParties({ source: exact.source, target: exact.target }, said);
   return { frame: exact, text: canonical(exact) };
+}
+
+/** By all their digits: rounded, `9007199254740992.5` looks like an integer. */
+function checkParties(parties: Readonly<Record<string, Id>> | readonly Id[], said: Id | undefined): void {
+  for (const [field, value] of Object.entries<Id>(parties as Record<string, Id>)) {
+    if (!isPartyId(value))
+      throw new BadFrame(`${Array.isArray(parties) ? `users.${field}` : field}: ${PARTY}`, said);
+  }
+}
+
+/** Of what has passed the schema. */
+export function isPartyId(id: Id | object): boolean {
+  return typeof id === 'string' || integerDigits(numberText(id), MAX_ID_CHARS) !== null;
 }
 
 function msgIdOf(frame: Record<string, unknown>): Id | undefined {
@@ -167,6 +201,9 @@ function msgIdOf(frame: Record<string, unknown>): Id | undefined {
     : undefined;
 }
 
+const ID_TEXT = `a string of 1 to ${MAX_ID_CHARS} characters, none of them a control character or half a surrogate pair`;
+const PARTY = `must be an integer of at most ${MAX_ID_CHARS - 1} digits or ${ID_TEXT}`;
+
 function explain(error: ErrorObject | undefined): string {
   if (!error) return 'The frame is not valid.';
   const path = error.instancePath.slice(1).replaceAll('/', '.');
@@ -176,19 +213,23 @@ function explain(error: ErrorObject | undefined): string {
   }
   // Of an id's two alternatives the last one's failure would be told: say what both are.
   const field = path || 'The frame';
-  if (/(^|\.)(source|target|msgId|users\.\d+)$/.test(path)) {
-    return `${field}: must be a number or a string of 1 to ${MAX_ID_CHARS} characters, none of them a control character or half a surrogate pair`;
-  }
+  if (/(^|\.)(source|target|users\.\d+)$/.test(path)) return `${field}: ${PARTY}`;
+  if (/(^|\.)msgId$/.test(path)) return `${field}: must be a number or ${ID_TEXT}`;
   if (path.endsWith('timestamp')) return `${field}: must be an integer or a string of up to 15 digits`;
   return `${field}: ${error.message ?? 'is not valid'}`;
 }
 
-/** An id as text: `1` and `"1"` are the same. */
+/** An id as text: `1`, `1.0` and `"1"` are the same. */
 export function idText(id: Id | object): string {
   if (typeof id === 'string') return id;
-  if (typeof id === 'number') return String(id);
-  // A raw number (see `keepSource`): its text is the number as it was written.
-  return JSON.stringify(id);
+  if (typeof id === 'number' && Number.isSafeInteger(id)) return String(id);
+  const text = numberText(id);
+  return integerDigits(text, MAX_ID_CHARS) ?? text;
+}
+
+/** A raw number (see `keepSource`) is its text as it was written. */
+function numberText(number: number | object): string {
+  return typeof number === 'number' ? String(number) : JSON.stringify(number);
 }
 
 /** The stored form: what the protocol knows of a frame, in a fixed order. */

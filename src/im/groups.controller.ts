@@ -1,12 +1,20 @@
 import { Body, Controller, Delete, Get, HttpCode, Param, Patch, Post, Query, UsePipes } from '@nestjs/common';
+import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import { AppError, type Principal, type TenantId } from '../common';
-import { Caller, Scopes, validation } from '../common/http';
-import { ConversationsRepository, type Conversation, type MemberRole } from '../messages';
-import { FrameError } from './errors';
+import { Caller, ExactBody, Scopes, validation } from '../common/http';
+import {
+  ConversationsRepository,
+  type Conversation,
+  type GroupInput,
+  type Join,
+  type MemberRole,
+} from '../messages';
+import { canonical, idText } from './frames';
+import { attributesOf } from './packets';
 import { Publisher } from './publisher';
 import { Messenger, type Sender } from './messenger';
-import { groupRecord, memberRecord } from './records';
+import { groupRecord, memberRecord, pageById } from './records';
 import {
   AddMembersRequest,
   CreateGroupRequest,
@@ -14,6 +22,7 @@ import {
   UpdateGroupRequest,
   UpdateMemberRequest,
 } from './requests';
+import { exactIds } from './user-id';
 
 /** Later than any number of its log: nobody comes back into a conversation whose group is gone. */
 const DISSOLVED = Number.MAX_SAFE_INTEGER;
@@ -34,22 +43,36 @@ export class GroupsController {
   @Get()
   @ApiOperation({ summary: 'Groups, by id' })
   async list(@Caller() { tenantId }: Principal, @Query() { limit, cursor = '' }: ListQuery) {
-    const groups = await this.conversations.listGroups(tenantId, cursor, limit + 1);
-    return page(groups.map(groupRecord), limit, ({ groupId }) => groupId);
+    const { groups, hasMore } = await this.conversations.listGroups(tenantId, cursor, limit);
+    const data = groups.map(groupRecord);
+    return { data, nextCursor: hasMore ? data.at(-1)!.groupId : null };
   }
 
   @Post()
+  @RouteConfig({ exactNumbers: true })
   @ApiOperation({ summary: 'Make a group, with its owner and first members' })
-  async create(@Caller() { tenantId }: Principal, @Body() input: CreateGroupRequest) {
-    const { groupId, owner, members = [], ...rest } = input;
-    const users = new Set([...(owner === undefined ? [] : [owner]), ...members].map(String));
-    const most = await this.messenger.maxMembers(tenantId, rest.maxMembers ?? null);
-    if (users.size > most)
+  async create(
+    @Caller() { tenantId }: Principal,
+    @Body() { groupId, name, maxMembers, muted }: CreateGroupRequest,
+    @ExactBody() exact: Record<string, unknown>,
+  ) {
+    const most = await this.messenger.maxMembers(tenantId, maxMembers ?? null);
+    const owner = exactIds('owner', [exact.owner ?? []].flat());
+    const members = exactIds('members', (exact.members ?? []) as unknown[]);
+    const [first] = joinsOf(groupId, owner, 'owner');
+    const rest = joinsOf(groupId, members, 'member').filter(({ userId }) => userId !== first?.userId);
+    const joins = first ? [first, ...rest] : rest;
+    if (joins.length > most)
       throw new AppError('CONFLICT', { message: `members: the group may have ${most} at most` });
-    await this.conversations.createGroup(tenantId, groupId, rest);
-    if (owner !== undefined) await this.join(tenantId, groupId, owner, 'owner');
-    for (const user of new Set(members)) await this.join(tenantId, groupId, user, 'member');
-    return groupRecord(await this.find(tenantId, groupId));
+    const { group, entries } = await this.conversations.createGroup(
+      tenantId,
+      groupId,
+      groupInput({ name, maxMembers, muted }, exact),
+      joins,
+      most,
+    );
+    void this.messenger.announceJoins(tenantId, group.id, entries);
+    return groupRecord(group);
   }
 
   @Get(':groupId')
@@ -59,12 +82,15 @@ export class GroupsController {
   }
 
   @Patch(':groupId')
+  @RouteConfig({ exactNumbers: true })
   @ApiOperation({ summary: 'Change a group; `muted` lets only the owner and admins speak' })
   async update(
     @Caller() { tenantId }: Principal,
     @Param('groupId') groupId: string,
-    @Body() input: UpdateGroupRequest,
+    @Body() { name, maxMembers, muted }: UpdateGroupRequest,
+    @ExactBody() exact: Record<string, unknown>,
   ) {
+    const input = groupInput({ name, maxMembers, muted }, exact);
     return groupRecord(await this.conversations.updateGroup(tenantId, groupId, input));
   }
 
@@ -89,23 +115,26 @@ export class GroupsController {
   ) {
     const { id } = await this.find(tenantId, groupId);
     const members = await this.conversations.members(tenantId, id, cursor, limit + 1);
-    return page(members.map(memberRecord), limit, ({ userId }) => userId);
+    return pageById(members.map(memberRecord), limit, ({ userId }) => userId);
   }
 
   @Post(':groupId/members')
   @HttpCode(200)
-  @ApiOperation({ summary: 'Add members; who is in already stays as they are' })
+  @RouteConfig({ exactNumbers: true })
+  @ApiOperation({ summary: 'Add members, all or none; who is in already stays as they are' })
   async add(
     @Caller() { tenantId }: Principal,
     @Param('groupId') groupId: string,
-    @Body() { users, role = 'member' }: AddMembersRequest,
+    @Body() { role = 'member' }: AddMembersRequest,
+    @ExactBody() { users }: Record<string, unknown>,
   ) {
-    await this.find(tenantId, groupId);
-    let added = 0;
-    for (const user of new Set(users)) {
-      if (await this.join(tenantId, groupId, user, role)) added += 1;
-    }
-    return { added, memberCount: (await this.find(tenantId, groupId)).memberCount };
+    const joins = joinsOf(groupId, exactIds('users', users as unknown[]), role);
+    const most = await this.messenger.maxMembers(tenantId, null);
+    const changes = await this.conversations.joinAll(tenantId, groupId, joins, most);
+    if (!changes) throw new AppError('NOT_FOUND');
+    const { conversationId, entries, memberCount } = changes;
+    void this.messenger.announceJoins(tenantId, conversationId, entries);
+    return { added: entries.length, memberCount };
   }
 
   @Patch(':groupId/members/:userId')
@@ -139,22 +168,6 @@ export class GroupsController {
     return { userId, seq: entry.seq };
   }
 
-  private async join(
-    tenantId: TenantId,
-    groupId: string,
-    user: string | number,
-    role: MemberRole,
-  ): Promise<boolean> {
-    const frame = { type: 'join', source: user, target: groupId } as const;
-    try {
-      const { entry } = await this.messenger.changeMembership(server(tenantId, String(user)), frame, role);
-      return entry !== null;
-    } catch (error) {
-      if (error instanceof FrameError) throw new AppError('NOT_FOUND', { message: error.message });
-      throw error;
-    }
-  }
-
   private async find(tenantId: TenantId, groupId: string): Promise<Conversation> {
     const group = await this.conversations.findGroup(tenantId, groupId);
     if (!group) throw new AppError('NOT_FOUND');
@@ -170,8 +183,24 @@ const server = (tenantId: TenantId, userId: string): Sender => ({
   server: true,
 });
 
-/** From one row more than asked for. */
-function page<T>(rows: T[], limit: number, idOf: (row: T) => string) {
-  const data = rows.slice(0, limit);
-  return { data, nextCursor: rows.length > limit ? idOf(data.at(-1)!) : null };
+/** Each user once. */
+function joinsOf(groupId: string, users: readonly (string | number)[], role: MemberRole): Join[] {
+  const joins = users.map((source) => {
+    const frame = canonical({ type: 'join', source, target: groupId });
+    return { userId: idText(source), client: '', frame, role };
+  });
+  return [...new Map(joins.map((join) => [join.userId, join])).values()];
+}
+
+/** With the attributes' digits, of a body that has been checked. */
+function groupInput(
+  { name, maxMembers, muted }: UpdateGroupRequest,
+  { attributes }: Record<string, unknown>,
+): GroupInput {
+  return {
+    ...(name !== undefined && { name }),
+    ...(maxMembers !== undefined && { maxMembers }),
+    ...(muted !== undefined && { muted }),
+    ...(attributes !== undefined && { attributes: attributesOf(attributes as Record<string, unknown>) }),
+  };
 }

@@ -1,6 +1,8 @@
 import { Module } from '@nestjs/common';
 import { ObservabilityModule } from '../observability';
 import { RepliesModule } from '../replies';
+import { Broadcaster } from './broadcaster';
+import { BroadcastsController } from './broadcasts.controller';
 import { Contacts } from './contacts';
 import { Delivery } from './delivery';
 import { DeviceMarks } from './device-marks';
@@ -21,7 +23,14 @@ import { WebhooksController } from './webhooks.controller';
 /** The IM wire: `/chat` and the REST beside it. Owns connections and what is on its way to them; what was said is the log's. */
 @Module({
   imports: [ObservabilityModule, RepliesModule],
-  controllers: [TokensController, MessagesController, GroupsController, UsersController, WebhooksController],
+  controllers: [
+    TokensController,
+    MessagesController,
+    BroadcastsController,
+    GroupsController,
+    UsersController,
+    WebhooksController,
+  ],
   providers: [
     Publisher,
     Delivery,
@@ -31,6 +40,7 @@ import { WebhooksController } from './webhooks.controller';
     DeviceMarks,
     Messenger,
     Contacts,
+    Broadcaster,
     ImGateway,
     TokenIssuer,
     ImMetrics,

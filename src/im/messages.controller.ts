@@ -1,30 +1,32 @@
 import { Body, Controller, Delete, Get, HttpCode, Param, Post, Query, UsePipes } from '@nestjs/common';
+import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import {
   AppError,
   asId,
-  NO_JSON_BOUNDS,
+  badInput,
   timeOfId,
   type ConversationId,
   type Principal,
   type TenantId,
 } from '../common';
-import { Caller, Scopes, validation } from '../common/http';
+import { Caller, ExactBody, Scopes, validation } from '../common/http';
 import {
   ConversationsRepository,
-  DevicesRepository,
   MessageLog,
   peerOf,
+  placeOf,
+  placeText,
+  UserConversations,
   type Conversation,
 } from '../messages';
-import { BadFrame, clientTime, parseFrame, type MessageFrame } from './frames';
+import { BadFrame, idText, type MessageFrame } from './frames';
+import { frameOf } from './packets';
 import { FrameError } from './errors';
 import { Publisher } from './publisher';
 import { Messenger, SYSTEM, type Sender } from './messenger';
 import { conversationRecord, messageRecord, tombstone } from './records';
-import { BroadcastRequest, ConversationsQuery, HistoryQuery, SendMessageRequest } from './requests';
-
-const BROADCAST_PAGE = 500;
+import { ConversationsQuery, HistoryQuery, SendMessageRequest } from './requests';
 
 /** What a tenant's server does in conversations: sends as anybody, reads the history, recalls. */
 @ApiTags('im')
@@ -37,7 +39,7 @@ export class MessagesController {
     private readonly messenger: Messenger,
     private readonly log: MessageLog,
     private readonly conversations: ConversationsRepository,
-    private readonly devices: DevicesRepository,
+    private readonly users: UserConversations,
     private readonly publisher: Publisher,
   ) {}
 
@@ -46,53 +48,38 @@ export class MessagesController {
   @ApiOperation({
     summary: 'Send as any user, or as `system`; safe to repeat with the same msgId and timestamp',
   })
-  async send(@Caller() { tenantId }: Principal, @Body() { source = SYSTEM, ...input }: SendMessageRequest) {
-    return this.store(tenantId, frameOf({ ...input, source }));
-  }
-
-  @Post('broadcasts')
-  @HttpCode(200)
-  @ApiOperation({
-    summary: 'Send one message to many users, one-to-one; with a msgId it is safe to repeat after a failure',
-  })
-  async broadcast(@Caller() { tenantId }: Principal, @Body() input: BroadcastRequest) {
-    const { users, source = SYSTEM, ...packet } = input;
-    const counts = { stored: 0, repeated: 0 };
-    // `1` and `"1"` are one user, who gets one copy.
-    const named = users && [...new Map(users.map((user) => [String(user), user])).values()];
-    for await (const targets of named ? pages(named) : this.everybody(tenantId)) {
-      const results = await Promise.all(
-        targets.map((target) => this.store(tenantId, frameOf({ type: 'single', source, target, ...packet }))),
-      );
-      for (const { repeated } of results) counts[repeated ? 'repeated' : 'stored'] += 1;
-    }
-    return { recipients: counts.stored + counts.repeated, ...counts };
+  @RouteConfig({ exactNumbers: true })
+  async send(
+    @Caller() { tenantId }: Principal,
+    @Body() _checked: SendMessageRequest,
+    @ExactBody() { type, target, ...packet }: Record<string, unknown>,
+  ) {
+    return this.store(tenantId, frameOf({ type, target, ...packet }));
   }
 
   @Get('conversations')
-  @ApiOperation({ summary: "A user's conversations, the most recent first, at most 500" })
-  async list(@Caller() { tenantId }: Principal, @Query() { userId }: ConversationsQuery) {
-    const standings = await this.devices.standings(tenantId, userId);
+  @ApiOperation({ summary: "A user's conversations, the most recent first" })
+  async list(@Caller() { tenantId }: Principal, @Query() { userId, limit, cursor = '' }: ConversationsQuery) {
+    const before = placeOf(cursor);
+    if (!before && cursor !== '') throw badInput('cursor', 'must be the nextCursor of a page');
+    const standings = await this.users.recent(tenantId, userId, before, limit + 1);
+    const page = standings.slice(0, limit);
     return {
-      data: standings
-        .filter(({ untilSeq }) => untilSeq === null)
-        .slice(0, 500)
-        .map((standing) => conversationRecord(standing, userId)),
+      data: page.map((standing) => conversationRecord(standing, userId)),
+      nextCursor: standings.length > limit ? placeText(page.at(-1)!) : null,
     };
   }
 
   @Get('conversations/:id/messages')
-  @ApiOperation({ summary: 'History, oldest first; without `before` and `after` from the beginning' })
+  @ApiOperation({
+    summary: 'History, oldest first; without `before` and `after` from the beginning. Some 256 KiB a page',
+  })
   async history(@Caller() { tenantId }: Principal, @Param('id') id: string, @Query() query: HistoryQuery) {
     const conversation = await this.find(tenantId, id);
     const { before, after, limit } = query;
     const range = { ...(before !== undefined && { before }), ...(after !== undefined && { after }) };
-    const entries = await this.log.page(tenantId, conversation.id, { ...range, limit: limit + 1 });
-    const hasMore = entries.length > limit;
-    // Read backwards, what is too much is the oldest.
-    const backwards = before !== undefined && after === undefined;
-    const page = backwards ? entries.slice(-limit) : entries.slice(0, limit);
-    return { data: page.map(messageRecord), hasMore };
+    const { entries, hasMore } = await this.log.page(tenantId, conversation.id, { ...range, limit });
+    return { data: entries.map(messageRecord), hasMore };
   }
 
   @Delete('conversations/:id/messages/:seq')
@@ -108,7 +95,7 @@ export class MessagesController {
   }
 
   private async store(tenantId: TenantId, frame: MessageFrame) {
-    const sender: Sender = { tenantId, userId: String(frame.source), client: '', origin: '', server: true };
+    const sender: Sender = { tenantId, userId: idText(frame.source), client: '', origin: '', server: true };
     try {
       const { conversationId, result } = await this.messenger.store(sender, frame);
       if (result.outcome === 'conflict') {
@@ -131,35 +118,9 @@ export class MessagesController {
     if (!found) throw new AppError('NOT_FOUND');
     return found;
   }
-
-  private async *everybody(tenantId: TenantId): AsyncGenerator<string[]> {
-    for (let after = ''; ;) {
-      const page = await this.devices.users(tenantId, after, BROADCAST_PAGE);
-      if (page.length > 0) yield page;
-      if (page.length < BROADCAST_PAGE) return;
-      after = page.at(-1)!;
-    }
-  }
-}
-
-function* pages<T>(all: readonly T[]): Generator<T[]> {
-  for (let from = 0; from < all.length; from += BROADCAST_PAGE) yield all.slice(from, from + BROADCAST_PAGE);
 }
 
 function sidesOf(key: string): string[] {
   const [first] = JSON.parse(key) as [string, string];
   return [first, peerOf(key, first)];
-}
-
-/** Under the same rules as a frame that comes over the socket. Throws BAD_INPUT. */
-function frameOf(frame: object): MessageFrame {
-  try {
-    // The body it came in was held against the bounds already.
-    const parsed = parseFrame(JSON.stringify(frame), false, NO_JSON_BOUNDS).frame as MessageFrame;
-    clientTime(parsed.msg, Date.now());
-    return parsed;
-  } catch (error) {
-    if (error instanceof BadFrame) throw new AppError('BAD_INPUT', { message: error.message });
-    throw error;
-  }
 }

@@ -10,7 +10,6 @@ import {
   sideOf,
   type Appended,
   type LogEntry,
-  type MemberRole,
   type MembershipChange,
   type MessageDraft,
 } from '../messages';
@@ -36,6 +35,8 @@ export interface Sender {
 export interface OutgoingMessage {
   readonly frame: MessageFrame;
   readonly text: string;
+  /** What it is known by when it is sent again, where that is not its own `msgId`. */
+  readonly once?: { readonly dedupe: string; readonly clientTime: number };
 }
 
 export interface Route {
@@ -58,11 +59,12 @@ const MAX_ROUTES = 50_000;
 const MIN_ASSISTANT_ID_CHARS = 16;
 const MENTION = /(?<![\w@.])@([a-z0-9][a-z0-9_-]{0,62})/gi;
 const MAX_MENTIONS = 5;
+const JOINS_A_TURN = 25;
 
 /** Sends and joins, for the socket and for REST: finds the conversation, appends to its log, and lets everybody know. */
 @Injectable()
 export class Messenger {
-  private readonly routes = new LRUCache<string, Route>({ max: MAX_ROUTES });
+  private readonly known = new LRUCache<string, Route>({ max: MAX_ROUTES });
   private readonly onRequest: (() => void)[] = [];
 
   constructor(
@@ -84,22 +86,58 @@ export class Messenger {
   route(sender: Sender, { type, target, msg }: MessageFrame): Route | Promise<Route> {
     const to = idText(target);
     if (type === 'group') {
-      const known = this.routes.get(groupKey(sender.tenantId, to));
+      const known = this.known.get(groupKey(sender.tenantId, to));
       const mentions = typeof msg.content === 'string' && msg.content.includes('@');
       if (known && !mentions) return known;
       return this.routeGroup(sender, to, mentions ? (msg.content as string) : '');
     }
     if (to.startsWith(ASSISTANT_PREFIX))
       return this.routeAssistant(sender, to, { slug: to.slice(ASSISTANT_PREFIX.length) });
-    const known = this.routes.get(pairKey(sender.tenantId, sender.userId, to));
+    const known = this.known.get(pairKey(sender.tenantId, sender.userId, to));
     if (known) return known;
     return this.routeSingle(sender, to);
+  }
+
+  /**
+   * Where one message goes to each of many, in a few round trips however many they are. They are not remembered: a
+   * broadcast would put everybody else's routes out. FrameError where one leads nowhere.
+   */
+  async routes(sender: Sender, targets: readonly string[]): Promise<(Route | FrameError)[]> {
+    const { tenantId, userId } = sender;
+    const ids = targets.filter(mayBeAssistantsId) as AssistantId[];
+    const assistants = ids.length > 0 ? await this.assistants.among(tenantId, ids) : new Set<string>();
+    const found = new Map<string, Route | FrameError>();
+    const users: string[] = [];
+    for (const to of targets) {
+      const known = this.known.get(pairKey(tenantId, userId, to));
+      if (known) found.set(to, known);
+      else if (to.startsWith(ASSISTANT_PREFIX) || assistants.has(to))
+        found.set(to, await this.routeOne(sender, to));
+      else users.push(to);
+    }
+    const conversations = users.length > 0 ? await this.conversations.singles(tenantId, userId, users) : [];
+    users.forEach((peer, index) => {
+      const topics = userTopics(tenantId, [userId, peer]);
+      found.set(peer, { conversationId: conversations[index]!, topics, peer, assistant: null });
+    });
+    return targets.map((to) => found.get(to)!);
+  }
+
+  private async routeOne(sender: Sender, to: string): Promise<Route | FrameError> {
+    try {
+      return await (to.startsWith(ASSISTANT_PREFIX)
+        ? this.routeAssistant(sender, to, { slug: to.slice(ASSISTANT_PREFIX.length) })
+        : this.routeSingle(sender, to));
+    } catch (error) {
+      if (error instanceof FrameError) return error;
+      throw error;
+    }
   }
 
   /** `done` is called when the message is durable, for a whole batch in one go. Throws FrameError, BadFrame. */
   send(sender: Sender, route: Route, message: OutgoingMessage, done: OnSent, again = false): void {
     const { tenantId, userId, client, origin, server } = sender;
-    const { frame, text } = message;
+    const { frame, text, once } = message;
     const draft: MessageDraft = {
       id: this.ids.next(),
       tenantId,
@@ -107,8 +145,8 @@ export class Messenger {
       sender: userId,
       side: route.peer === null ? null : sideOf(userId, route.peer),
       client,
-      dedupe: dedupeKey(userId, frame.msg),
-      clientTime: clientTime(frame.msg, Date.now()),
+      dedupe: once ? once.dedupe : dedupeKey(userId, frame.msg),
+      clientTime: once ? once.clientTime : clientTime(frame.msg, Date.now()),
       frame: text,
       only: frame.type === 'group' ? (server ? 'group' : 'member') : null,
       assistantId: route.assistant?.assistantId ?? null,
@@ -165,11 +203,7 @@ export class Messenger {
   }
 
   /** Joins or leaves; who did so before is acknowledged, and nobody hears of it. Throws FrameError. */
-  async changeMembership(
-    sender: Sender,
-    frame: MembershipFrame,
-    role?: MemberRole,
-  ): Promise<MembershipChange> {
+  async changeMembership(sender: Sender, frame: MembershipFrame): Promise<MembershipChange> {
     const { tenantId, userId, client, server } = sender;
     const groupId = idText(frame.target);
     const entry = { groupId, userId, client, frame: canonical(frame) };
@@ -183,7 +217,6 @@ export class Messenger {
         ? await this.conversations.join(tenantId, entry, {
             mayCreate: true,
             maxMembers: limitsOf(this.config, settings).groupMembers,
-            ...(role && { role }),
           })
         : await this.conversations.leave(tenantId, entry);
     if (!change) throw new FrameError(CODE.noGroup, 'target: no such group');
@@ -202,32 +235,48 @@ export class Messenger {
   private announce(
     { tenantId, userId, origin }: Sender,
     type: 'join' | 'leave',
-    change: MembershipChange,
+    { conversationId, entry }: MembershipChange,
   ): void {
-    const { conversationId, entry } = change;
     if (!entry) return;
-    // The joining user's own devices listen before the entry comes, and a leaving one's hear it before they stop.
     if (type === 'join') {
-      this.publisher.control(tenantId, userId, { kind: 'joined', conversationId, fromSeq: entry.seq - 1 });
+      void this.announceJoins(tenantId, conversationId, [entry], origin);
+      return;
     }
+    // A leaving user's own devices hear the entry before they stop.
     this.publisher.publish([groupTopic(conversationId)], new LiveMessage(entry, origin));
-    if (type === 'leave')
-      this.publisher.control(tenantId, userId, { kind: 'left', conversationId, seq: entry.seq });
+    this.publisher.control(tenantId, userId, { kind: 'left', conversationId, seq: entry.seq });
+  }
+
+  /** Committed joins, to the group. Many are told in several turns of the event loop, so that others get theirs. */
+  async announceJoins(
+    tenantId: TenantId,
+    conversationId: ConversationId,
+    entries: readonly LogEntry[],
+    origin = '',
+  ): Promise<void> {
+    // Who comes listens before the entries do: else what is said meanwhile would pass by.
+    for (const { sender, seq } of entries)
+      this.publisher.control(tenantId, sender, { kind: 'joined', conversationId, fromSeq: seq - 1 });
+    for (let from = 0; from < entries.length; from += JOINS_A_TURN) {
+      if (from > 0) await new Promise((resolve) => setImmediate(resolve));
+      for (const entry of entries.slice(from, from + JOINS_A_TURN))
+        this.publisher.publish([groupTopic(conversationId)], new LiveMessage(entry, origin));
+    }
   }
 
   forgetGroup(tenantId: TenantId, groupId: string): void {
-    this.routes.delete(groupKey(tenantId, groupId));
+    this.known.delete(groupKey(tenantId, groupId));
   }
 
   private async routeGroup({ tenantId }: Sender, groupId: string, content: string): Promise<Route> {
     const key = groupKey(tenantId, groupId);
-    let route = this.routes.get(key);
+    let route = this.known.get(key);
     if (!route) {
       const group = await this.conversations.findGroup(tenantId, groupId);
       if (!group) throw new FrameError(CODE.noGroup, 'target: no such group');
       const { id } = group;
       route = { conversationId: id, topics: [groupTopic(id)], peer: null, assistant: null };
-      this.routes.set(key, route);
+      this.known.set(key, route);
     }
     const assistant = await this.mentioned(tenantId, content);
     return assistant ? { ...route, assistant } : route;
@@ -247,7 +296,7 @@ export class Messenger {
 
   private async routeSingle(sender: Sender, to: string): Promise<Route> {
     const { tenantId, userId } = sender;
-    if (to.length >= MIN_ASSISTANT_ID_CHARS && isId(to)) {
+    if (mayBeAssistantsId(to)) {
       const id = to as AssistantId;
       if (await this.assistants.findContact(tenantId, { id })) return this.routeAssistant(sender, to, { id });
     }
@@ -277,15 +326,16 @@ export class Messenger {
     assistantId: AssistantId | null,
   ): Promise<Route> {
     const key = pairKey(tenantId, userId, peer);
-    const known = this.routes.get(key);
+    const known = this.known.get(key);
     if (known) return known;
     const conversationId = await this.conversations.single(tenantId, userId, peer, assistantId);
     const topics = userTopics(tenantId, assistantId ? [userId] : [userId, peer]);
     const route: Route = { conversationId, topics, peer, assistant: null };
-    this.routes.set(key, route);
+    this.known.set(key, route);
     return route;
   }
 }
 
+const mayBeAssistantsId = (to: string): boolean => to.length >= MIN_ASSISTANT_ID_CHARS && isId(to);
 const pairKey = (tenantId: TenantId, from: string, to: string): string => `${tenantId}\n${from}\n${to}`;
 const groupKey = (tenantId: TenantId, groupId: string): string => `${tenantId}\n\n${groupId}`;

@@ -2,6 +2,7 @@ import { parseExact, timeOfId } from '../common';
 import {
   ASSISTANT_PREFIX,
   peerOf,
+  type Broadcast,
   type Conversation,
   type LogEntry,
   type Member,
@@ -77,6 +78,40 @@ export function groupRecord({
   };
 }
 
+export function broadcastRecord({
+  id,
+  status,
+  sender,
+  msgId,
+  everybody,
+  recipients,
+  stored,
+  repeated,
+  failed,
+  createdAt,
+  endedAt,
+}: Broadcast) {
+  return {
+    id,
+    status,
+    source: sender,
+    msgId,
+    everybody,
+    recipients,
+    stored,
+    repeated,
+    failed,
+    createdAt: createdAt.getTime(),
+    endedAt: endedAt?.getTime() ?? null,
+  };
+}
+
 export function memberRecord({ userId, role, mutedUntil, joinedAt }: Member) {
   return { userId, role, mutedUntil: mutedUntil?.getTime() ?? null, joinedAt: joinedAt.getTime() };
+}
+
+/** A list by the tenant's own ids, from one row more than asked for. */
+export function pageById<T>(rows: readonly T[], limit: number, idOf: (row: T) => string) {
+  const data = rows.slice(0, limit);
+  return { data, nextCursor: rows.length > limit ? idOf(data.at(-1)!) : null };
 }

@@ -3,6 +3,7 @@ import {
   ArrayMaxSize,
   ArrayMinSize,
   ArrayUnique,
+  Equals,
   IsArray,
   IsBoolean,
   IsIn,
@@ -16,14 +17,25 @@ import {
   Min,
   ValidateIf,
 } from 'class-validator';
-import { EmptyIsAbsent, IsJson, IsJsonObject, IsPageLimit, NoNul, ToNumber } from '../common/http';
+import {
+  EmptyIsAbsent,
+  IsEntityId,
+  IsJson,
+  IsJsonObject,
+  IsPageLimit,
+  NoNul,
+  ToNumber,
+} from '../common/http';
 import { MAX_PAGE, type MemberRole } from '../messages';
 import { WEBHOOK_EVENTS, type WebhookEvent } from '../webhooks';
 import { MAX_ID_CHARS } from './frames';
 import { IsTarget, IsUserId, NoControl } from './user-id';
 
-const MAX_MESSAGE_CHARS = 65_536;
-const MAX_RECIPIENTS = 10_000;
+export const MAX_MESSAGE_CHARS = 65_536;
+export const MAX_ATTRIBUTES_CHARS = 20_000;
+/** Whatever the installation says. */
+export const MOST_RECIPIENTS = 100_000;
+const MAX_CONVERSATIONS = 500;
 const MAX_MEMBERS_A_REQUEST = 1_000;
 const Present = () => ValidateIf((_, value) => value !== undefined);
 
@@ -66,16 +78,30 @@ export class BroadcastRequest extends Packet {
   @IsTarget()
   source?: string | number;
 
-  @ApiPropertyOptional({
-    type: [String],
-    description: `At most ${MAX_RECIPIENTS}; absent: every user who ever connected.`,
-  })
-  @IsOptional()
+  @ApiPropertyOptional({ type: [String], description: 'Instead of `everybody`.' })
+  @ValidateIf(({ users, everybody }: BroadcastRequest) => users !== undefined || everybody === undefined)
   @IsArray()
   @ArrayMinSize(1)
-  @ArrayMaxSize(MAX_RECIPIENTS)
+  @ArrayMaxSize(MOST_RECIPIENTS)
   @IsTarget({ each: true })
   users?: (string | number)[];
+
+  @ApiPropertyOptional({ enum: [true], description: 'Every user who ever connected, instead of `users`.' })
+  @Present()
+  @Equals(true)
+  everybody?: true;
+}
+
+/** Broadcasts, the newest first. */
+export class BroadcastsQuery {
+  @IsPageLimit(200, 50)
+  limit: number = 50;
+
+  @ApiPropertyOptional({ description: 'the `nextCursor` of the page before' })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsEntityId()
+  cursor?: string;
 }
 
 export class ConversationsQuery {
@@ -84,6 +110,16 @@ export class ConversationsQuery {
   @Length(1, MAX_ID_CHARS)
   @NoNul()
   userId!: string;
+
+  @IsPageLimit(MAX_CONVERSATIONS, MAX_CONVERSATIONS)
+  limit: number = MAX_CONVERSATIONS;
+
+  @ApiPropertyOptional({ description: 'the `nextCursor` of the page before' })
+  @EmptyIsAbsent()
+  @IsOptional()
+  @IsString()
+  @MaxLength(MAX_ID_CHARS)
+  cursor?: string;
 }
 
 export class HistoryQuery {
@@ -129,7 +165,7 @@ export class UpdateGroupRequest {
 
   @ApiPropertyOptional({ type: Object })
   @Present()
-  @IsJsonObject(20_000)
+  @IsJsonObject(MAX_ATTRIBUTES_CHARS)
   attributes?: Record<string, unknown>;
 
   @ApiPropertyOptional({ nullable: true, minimum: 1, description: "null: the tenant's limit." })

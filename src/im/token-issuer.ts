@@ -4,6 +4,7 @@ import { AppError, TokenBucket, type Principal } from '../common';
 import { Config } from '../config';
 import { ConversationsRepository } from '../messages';
 import { limitsOf, NO_TENANT, TenantsRepository, UserTokens } from '../tenancy';
+import { idText } from './frames';
 import { Messenger } from './messenger';
 
 export interface TokenInput {
@@ -40,7 +41,7 @@ export class TokenIssuer {
     const settings = await this.tenants.settings(tenantId);
     if (!settings?.active) throw new AppError('TENANT_SUSPENDED');
     this.limit(keyId ?? tenantId, limitsOf(this.config, settings).tokensPerMinute);
-    const user = String(userId);
+    const user = idText(userId);
     const sender = { tenantId, userId: user, client: '', origin: '', server: true };
     const joined = await this.conversations.groupsOf(tenantId, user, groupId);
     for (const group of new Set(groupId)) {

@@ -1,4 +1,5 @@
 import { applyDecorators, Body, Controller, HttpCode, Post, Req, UsePipes } from '@nestjs/common';
+import { RouteConfig } from '@nestjs/platform-fastify';
 import {
   ApiHideProperty,
   ApiOperation,
@@ -11,11 +12,19 @@ import { Transform } from 'class-transformer';
 import { ArrayMaxSize, IsArray, IsOptional, IsString, Length } from 'class-validator';
 import type { FastifyRequest } from 'fastify';
 import { AppError, type Principal } from '../common';
-import { Caller, clientAddress, Public, Scopes, validation, type ErrorShape } from '../common/http';
+import {
+  Caller,
+  clientAddress,
+  ExactBody,
+  Public,
+  Scopes,
+  validation,
+  type ErrorShape,
+} from '../common/http';
 import { Authenticator, formatApiKey, parseAppKey } from '../tenancy';
 import { MAX_ID_CHARS } from './frames';
 import { TokenIssuer, type TokenInput } from './token-issuer';
-import { IsUserId, NoControl } from './user-id';
+import { exactIds, IsUserId, NoControl } from './user-id';
 
 const MAX_GROUPS = 500;
 
@@ -34,10 +43,11 @@ function IsGroups(): PropertyDecorator {
   );
 }
 
-/** The groups, however they were spelt. */
-function inputOf(request: TokenRequest): TokenInput {
+/** The groups, however they were spelt, and the user with every digit. */
+function inputOf(request: TokenRequest, exact: Record<string, unknown>): TokenInput {
   const groupId = request.groupId ?? request['groupId[]'];
-  const { userId, client } = request;
+  const { client } = request;
+  const [userId] = exactIds('userId', [exact.userId]) as [string | number];
   return { userId, client, ...(groupId && { groupId }) };
 }
 
@@ -109,24 +119,34 @@ export class TokensController {
 
   @Post('chat/oauth/token')
   @HttpCode(200)
+  @RouteConfig({ exactNumbers: true })
   @Public()
   @ApiOperation({ summary: 'A token for a user, by app key and secret' })
-  async byAppKey(@Body() input: AppTokenRequest, @Req() request: FastifyRequest) {
+  async byAppKey(
+    @Body() input: AppTokenRequest,
+    @ExactBody() exact: Record<string, unknown>,
+    @Req() request: FastifyRequest,
+  ) {
     const id = parseAppKey(input.appKey);
     if (!id) throw new AppError('UNAUTHENTICATED', { message: 'Unknown app or wrong secret.' });
     const principal = await this.authenticator.authenticate({
       apiKey: formatApiKey({ id, secret: input.appSecret }),
       address: clientAddress(request.raw),
     });
-    return { code: 0, msg: 'success', data: await this.issuer.issue(principal, inputOf(input)) };
+    return { code: 0, msg: 'success', data: await this.issuer.issue(principal, inputOf(input, exact)) };
   }
 
   @Post('api/v1/im/tokens')
   @HttpCode(200)
+  @RouteConfig({ exactNumbers: true })
   @Scopes('im')
   @ApiSecurity('x-api-key')
   @ApiOperation({ summary: 'A token for a user, by API key' })
-  async byApiKey(@Body() input: TokenRequest, @Caller() principal: Principal) {
-    return { code: 0, msg: 'success', data: await this.issuer.issue(principal, inputOf(input)) };
+  async byApiKey(
+    @Body() input: TokenRequest,
+    @ExactBody() exact: Record<string, unknown>,
+    @Caller() principal: Principal,
+  ) {
+    return { code: 0, msg: 'success', data: await this.issuer.issue(principal, inputOf(input, exact)) };
   }
 }

@@ -76,7 +76,7 @@ export class ConversationErasure {
     }
   }
 
-  /** What the user's devices are and know, requests of the user that nobody has answered, and undelivered events about the user. */
+  /** What the user's devices are and know, requests of the user that nobody has answered, undelivered events about the user, and broadcasts. */
   async forget(tx: EntityManager, tenantId: TenantId, userId: string): Promise<number> {
     let count = 0;
     for (const [table, column] of [
@@ -91,9 +91,24 @@ export class ConversationErasure {
       );
       count += Number(row!.n);
     }
+    // Broadcasts in the user's name, the user among recipients that wait, and among those that were not reached.
+    const named = JSON.stringify(userId);
+    await tx.query('delete from broadcasts where tenant_id = $1 and sender = $2', [tenantId, userId]);
+    await tx.query(
+      `with waiting as (
+         update broadcast_pages set targets = array_remove(array_remove(targets, $2), $3)
+         where tenant_id = $1 and targets && array[$2, $3] returning broadcast_id)
+       update broadcasts b set recipients = recipients - 1 from waiting
+       where b.tenant_id = $1 and b.id = waiting.broadcast_id`,
+      [tenantId, userId, named],
+    );
+    await tx.query('delete from broadcast_failures where tenant_id = $1 and user_id = $2', [
+      tenantId,
+      userId,
+    ]);
     await tx.query(`delete from webhook_deliveries where tenant_id = $1 and position($2 in payload) > 0`, [
       tenantId,
-      JSON.stringify(userId),
+      named,
     ]);
     return count;
   }

@@ -3,6 +3,7 @@ import type { EntityManager } from 'typeorm';
 import {
   AppError,
   IdGenerator,
+  parseExact,
   timeOfId,
   type AssistantId,
   type ConversationId,
@@ -10,17 +11,11 @@ import {
   type MessageId,
   type TenantId,
 } from '../common';
-import { Database, tenantScope, type Row, type Statement } from '../database';
+import { Database, idArray, tenantScope, textArray, type Row, type Statement } from '../database';
 import { SENT_BY_MEMBER } from './append-statements';
 import { ASSISTANT_PREFIX, sideOf, singleKey } from './conversation-records';
-import type {
-  Conversation,
-  ConversationKind,
-  LogEntry,
-  Member,
-  MemberRole,
-  Side,
-} from './conversation-records';
+import type { Conversation, ConversationKind, LogEntry, Member, MemberRole } from './conversation-records';
+import { enterAll, type Join } from './group-joins';
 import { toEntry } from './message-log';
 
 /** A change of who is in a group: an entry of its log, made with the change in one transaction. */
@@ -39,11 +34,22 @@ export interface MembershipChange {
   readonly role: MemberRole | null;
 }
 
+export interface GroupPage {
+  readonly groups: readonly Conversation[];
+  readonly hasMore: boolean;
+}
+
+/** Of many at once: an entry for each who was not in. */
+export interface MembershipChanges {
+  readonly conversationId: ConversationId;
+  readonly entries: readonly LogEntry[];
+  readonly memberCount: number;
+}
+
 export interface JoinPolicy {
   /** False: the group must exist (the tenant's groups are managed by its server). */
   readonly mayCreate: boolean;
   readonly maxMembers: number;
-  readonly role?: MemberRole;
 }
 
 export interface GroupInput {
@@ -73,19 +79,32 @@ export class ConversationsRepository {
     b: string,
     assistantId: AssistantId | null,
   ): Promise<ConversationId> {
-    const key = singleKey(a, b);
-    const found = await this.database.one(tenantScope(tenantId), findId(tenantId, 'single', key));
-    if (found) return found;
-    const members = [
-      { userId: a, side: sideOf(a, b) },
-      ...(a === b ? [] : [{ userId: b, side: sideOf(b, a) }]),
-    ].filter(({ userId }) => !userId.startsWith(ASSISTANT_PREFIX));
-    const [, id] = await this.database.run(tenantScope(tenantId), [
-      createSingle(this.ids.next(), tenantId, key, assistantId, members),
-      findId(tenantId, 'single', key),
-    ]);
-    if (!id) throw new AppError('INTERNAL');
-    return id;
+    const [id] = await this.singles(tenantId, a, [b], assistantId);
+    return id!;
+  }
+
+  /** One user's with each of many others, in their order. */
+  async singles(
+    tenantId: TenantId,
+    a: string,
+    others: readonly string[],
+    assistantId: AssistantId | null = null,
+  ): Promise<ConversationId[]> {
+    const keys = others.map((b) => singleKey(a, b));
+    let found = await this.database.one(tenantScope(tenantId), findSingles(tenantId, keys));
+    const missing = others.filter((_, index) => !found.has(keys[index]!));
+    if (missing.length > 0) {
+      const made = missing.map((b) => ({ id: this.ids.next<ConversationId>(), key: singleKey(a, b), a, b }));
+      [, found] = await this.database.run(tenantScope(tenantId), [
+        createSingles(tenantId, assistantId, made),
+        findSingles(tenantId, keys),
+      ]);
+    }
+    return keys.map((key) => {
+      const id = found.get(key);
+      if (!id) throw new AppError('INTERNAL');
+      return id;
+    });
   }
 
   findGroup(tenantId: TenantId, groupId: string): Promise<Conversation | null> {
@@ -110,20 +129,36 @@ export class ConversationsRepository {
       const [member] = await rows(tx, MEMBER, [group.id, entry.userId]);
       if (member && member.until_seq === null)
         return { conversationId: group.id, entry: null, role: member.role as MemberRole };
-      if (group.memberCount >= (group.maxMembers ?? policy.maxMembers)) {
-        throw new AppError('CONFLICT', { message: 'The group is full.' });
-      }
-      const role = policy.role ?? (founder ? 'owner' : 'member');
-      const joined = await this.enter(tx, group, entry, 1);
-      await tx.query(
-        `insert into conversation_members as m
-           (conversation_id, user_id, tenant_id, role, from_seq, read_seq, read_own)
-         values ($1, $2, $3, $4, $5, $6, (select sent from conversation_senders where conversation_id = $1 and sender = $2))
-         on conflict (conversation_id, user_id) do update set role = excluded.role, from_seq = excluded.from_seq,
-           until_seq = null, read_seq = excluded.read_seq, read_own = excluded.read_own, joined_at = now()`,
-        [group.id, entry.userId, tenantId, role, joined.seq - 1, joined.seq],
+      const role = founder ? 'owner' : 'member';
+      const [joined] = await this.enterAll(tx, group, entry.groupId, [{ ...entry, role }], policy.maxMembers);
+      return { conversationId: group.id, entry: joined!, role };
+    });
+  }
+
+  /** All of them or, where the group has not enough room, none: CONFLICT. Null: no such group. Who is in stays as they are. */
+  joinAll(
+    tenantId: TenantId,
+    groupId: string,
+    joins: readonly Join[],
+    maxMembers: number,
+  ): Promise<MembershipChanges | null> {
+    return this.database.transaction(tenantScope(tenantId), async (tx) => {
+      const group = await lockGroup(tx, tenantId, groupId);
+      if (!group) return null;
+      const present = await rows(
+        tx,
+        `select user_id from conversation_members
+         where tenant_id = $1 and conversation_id = $2 and user_id = any($3::text[]) and until_seq is null`,
+        [tenantId, group.id, textArray(joins.map(({ userId }) => userId))],
       );
-      return { conversationId: group.id, entry: joined, role };
+      const isIn = new Set(present.map((row) => row.user_id as string));
+      const news = joins.filter(({ userId }) => !isIn.has(userId));
+      const entries = await this.enterAll(tx, group, groupId, news, maxMembers);
+      return {
+        conversationId: group.id,
+        entries,
+        memberCount: group.memberCount + entries.length,
+      };
     });
   }
 
@@ -134,7 +169,7 @@ export class ConversationsRepository {
       if (!group) return null;
       const [member] = await rows(tx, MEMBER, [group.id, entry.userId]);
       if (!member || member.until_seq !== null) return { conversationId: group.id, entry: null, role: null };
-      const left = await this.enter(tx, group, entry, -1);
+      const left = await this.exit(tx, group, entry);
       await tx.query(
         `update conversation_members set until_seq = $3, role = 'member' where conversation_id = $1 and user_id = $2`,
         [group.id, entry.userId, left.seq],
@@ -144,14 +179,22 @@ export class ConversationsRepository {
     });
   }
 
-  /** CONFLICT when the tenant has a group of that id. */
-  async createGroup(tenantId: TenantId, groupId: string, input: GroupInput): Promise<Conversation> {
+  /** With its first members, or not at all. CONFLICT when the tenant has a group of that id, or there are too many. */
+  async createGroup(
+    tenantId: TenantId,
+    groupId: string,
+    input: GroupInput,
+    joins: readonly Join[],
+    maxMembers: number,
+  ): Promise<{ readonly group: Conversation; readonly entries: readonly LogEntry[] }> {
     return this.database.transaction(tenantScope(tenantId), async (tx) => {
       if (!(await insertGroup(tx, this.ids.next(), tenantId, groupId, input))) {
         throw new AppError('CONFLICT', { message: 'groupId: is already taken in this tenant' });
       }
       await groupChanged(tx, tenantId, `group:${this.ids.next()}`, { groupId, change: 'created' });
-      return (await lockGroup(tx, tenantId, groupId))!;
+      const empty = (await lockGroup(tx, tenantId, groupId))!;
+      const entries = await this.enterAll(tx, empty, groupId, joins, maxMembers);
+      return { group: (await lockGroup(tx, tenantId, groupId))!, entries };
     });
   }
 
@@ -202,7 +245,8 @@ export class ConversationsRepository {
     return this.database.one(tenantScope(tenantId), groupsOf(tenantId, userId, groupIds));
   }
 
-  listGroups(tenantId: TenantId, after: string, limit: number): Promise<Conversation[]> {
+  /** By id; at most `limit`, and some 256 KiB of attributes, but one at least. */
+  listGroups(tenantId: TenantId, after: string, limit: number): Promise<GroupPage> {
     return this.database.one(tenantScope(tenantId), listGroups(tenantId, after, limit));
   }
 
@@ -328,12 +372,24 @@ export class ConversationsRepository {
     });
   }
 
-  /** An entry of the log under the group's lock, and the change told to who asked for it. */
-  private async enter(
+  /** Under the group's lock. CONFLICT where it has not enough room. */
+  private enterAll(
+    tx: EntityManager,
+    group: Conversation,
+    groupId: string,
+    joins: readonly Join[],
+    maxMembers: number,
+  ): Promise<LogEntry[]> {
+    if (joins.length > 0 && group.memberCount + joins.length > (group.maxMembers ?? maxMembers))
+      throw new AppError('CONFLICT', { message: 'The group is full.' });
+    return enterAll(tx, group, groupId, joins, () => this.ids.next());
+  }
+
+  /** A leave's entry of the log under the group's lock, and the change told to who asked for it. */
+  private async exit(
     tx: EntityManager,
     group: Conversation,
     { groupId, userId, client, frame }: MembershipEntry,
-    change: 1 | -1,
   ): Promise<LogEntry> {
     const id = this.ids.next<MessageId>();
     const seq = group.lastSeq + 1;
@@ -348,19 +404,16 @@ export class ConversationsRepository {
       [group.id, userId, group.tenantId],
     );
     await tx.query(
-      `update conversations set last_seq = $2, last_id = greatest(last_id, $3), member_count = member_count + $4 where id = $1`,
-      [group.id, seq, id, change],
+      `update conversations set last_seq = $2, last_id = greatest(last_id, $3), member_count = member_count - 1 where id = $1`,
+      [group.id, seq, id],
     );
-    await groupChanged(tx, group.tenantId, id, {
-      groupId,
-      change: change === 1 ? 'joined' : 'left',
-      userId,
-      seq,
-    });
+    await groupChanged(tx, group.tenantId, id, { groupId, change: 'left', userId, seq });
     return { id, seq, conversationId: group.id, sender: userId, client, frame, recalled: false };
   }
 }
 
+/** Of attributes: of large ones a page holds few groups. */
+const MAX_PAGE_CHARS = 262_144;
 const MEMBER = `select role, until_seq, muted_until from conversation_members where conversation_id = $1 and user_id = $2`;
 
 function rows(tx: EntityManager, sql: string, values: unknown[]): Promise<Row[]> {
@@ -418,49 +471,65 @@ async function promoteOldest(tx: EntityManager, id: ConversationId): Promise<voi
   await tx.query(
     `update conversation_members set role = 'owner' where conversation_id = $1 and user_id = (
        select user_id from conversation_members where conversation_id = $1 and until_seq is null
-       order by role <> 'admin', joined_at, user_id limit 1)`,
+       order by role <> 'admin', joined_at, from_seq limit 1)`,
     [id],
   );
 }
 
-const findId = (
+const findSingles = (
   tenantId: TenantId,
-  kind: ConversationKind,
-  key: string,
-): Statement<ConversationId | null> => ({
-  name: 'conversation-find-id',
-  text: 'select id from conversations where tenant_id = $1 and kind = $2 and key = $3',
-  values: [tenantId, kind, key],
-  map: ([row]) => (row ? (row.id as ConversationId) : null),
+  keys: readonly string[],
+): Statement<ReadonlyMap<string, ConversationId>> => ({
+  name: 'conversation-find-singles',
+  text: `select key, id from conversations where key = any($2::text[]) and tenant_id = $1 and kind = 'single'`,
+  values: [tenantId, textArray(keys)],
+  map: (all) => new Map(all.map((row) => [row.key as string, row.id as ConversationId])),
 });
 
-const createSingle = (
-  id: ConversationId,
+/** In the order of their keys: two processes that make the same ones can't wait for each other. */
+const createSingles = (
   tenantId: TenantId,
-  key: string,
   assistantId: AssistantId | null,
-  members: readonly { readonly userId: string; readonly side: Side }[],
-): Statement<void> => ({
-  name: 'conversation-create-single',
-  text: `with made as (
-      insert into conversations (id, tenant_id, kind, key, assistant_id, member_count)
-      values ($1, $2, 'single', $3, $4, cardinality($5::text[]))
-      on conflict (key, tenant_id, kind) do nothing returning id)
-    insert into conversation_members (conversation_id, user_id, tenant_id, side)
-    select made.id, u, $2, side from made, unnest($5::text[], $6::smallint[]) as m(u, side)`,
-  values: [
-    id,
-    tenantId,
-    key,
-    assistantId,
-    members.map(({ userId }) => userId),
-    members.map(({ side }) => side),
-  ],
-  map: () => undefined,
-});
+  singles: readonly {
+    readonly id: ConversationId;
+    readonly key: string;
+    readonly a: string;
+    readonly b: string;
+  }[],
+): Statement<void> => {
+  const members = singles.flatMap(({ id, a, b }) =>
+    [
+      { id, userId: a, side: sideOf(a, b) },
+      ...(a === b ? [] : [{ id, userId: b, side: sideOf(b, a) }]),
+    ].filter(({ userId }) => !userId.startsWith(ASSISTANT_PREFIX)),
+  );
+  return {
+    name: 'conversation-create-singles',
+    text: `with made as (
+        insert into conversations (id, tenant_id, kind, key, assistant_id, member_count)
+        select i.id, $1, 'single', i.key, $4,
+          (select count(*) from unnest($5::bigint[]) as m(id) where m.id = i.id)
+        from unnest($2::bigint[], $3::text[]) as i(id, key) order by i.key
+        on conflict (key, tenant_id, kind) do nothing returning id)
+      insert into conversation_members (conversation_id, user_id, tenant_id, side)
+      select made.id, m.user_id, $1, m.side
+      from made join unnest($5::bigint[], $6::text[], $7::smallint[]) as m(id, user_id, side) using (id)`,
+    values: [
+      tenantId,
+      idArray(singles.map(({ id }) => id)),
+      textArray(singles.map(({ key }) => key)),
+      assistantId,
+      idArray(members.map(({ id }) => id)),
+      textArray(members.map(({ userId }) => userId)),
+      idArray(members.map(({ side }) => side)),
+    ],
+    map: () => undefined,
+  };
+};
 
+/** Attributes as text: parsed by the driver their numbers would lose digits. */
 const CONVERSATION_COLUMNS =
-  'id, tenant_id, kind, key, name, attributes, max_members, muted, assistant_id, member_count, last_seq, created_at';
+  'id, tenant_id, kind, key, name, attributes::text, max_members, muted, assistant_id, member_count, last_seq, created_at';
 
 const findConversation = (
   tenantId: TenantId,
@@ -476,12 +545,21 @@ const findConversation = (
   map: ([row]) => (row ? toConversation(row) : null),
 });
 
-const listGroups = (tenantId: TenantId, after: string, limit: number): Statement<Conversation[]> => ({
+const listGroups = (tenantId: TenantId, after: string, limit: number): Statement<GroupPage> => ({
   name: 'conversation-groups',
-  text: `select ${CONVERSATION_COLUMNS} from conversations
-         where tenant_id = $1 and kind = 'group' and key > $2 and deleted_at is null order by key limit $3`,
+  // One more than a page tells whether there is one.
+  text: `select * from (
+           select *, row_number() over (order by key) as n, count(*) over () as found,
+             sum(length(attributes)) over (order by key) - length(attributes) as chars_before
+           from (select ${CONVERSATION_COLUMNS} from conversations
+                 where tenant_id = $1 and kind = 'group' and key > $2 and deleted_at is null
+                 order by key limit $3 + 1) page) g
+         where n <= $3 and chars_before < ${MAX_PAGE_CHARS} order by key`,
   values: [tenantId, after, limit],
-  map: (all) => all.map(toConversation),
+  map: (all) => ({
+    groups: all.map(toConversation),
+    hasMore: all.length > 0 && Number(all[0]!.found) > all.length,
+  }),
 });
 
 const groupsOf = (
@@ -553,7 +631,7 @@ function toConversation(row: Row): Conversation {
     kind: row.kind as ConversationKind,
     key: row.key as string,
     name: row.name as string,
-    attributes: row.attributes as Record<string, unknown>,
+    attributes: parseExact(row.attributes as string),
     maxMembers: row.max_members as number | null,
     muted: row.muted as boolean,
     assistantId: row.assistant_id as AssistantId | null,

@@ -75,13 +75,6 @@ export class DevicesRepository {
     }));
   }
 
-  /** A user's conversations without a device: `mark` is 0. */
-  async standings(tenantId: TenantId, userId: string): Promise<Standing[]> {
-    const session = { tenantId, userId, client: '', connectionId: '0' };
-    const found = await this.database.one(tenantScope(tenantId), readStandings([session]));
-    return found.get(0) ?? [];
-  }
-
   async close(sessions: readonly DeviceSession[]): Promise<void> {
     await this.database.run(scopeOf(sessions), [lockUsers(sessions), closeDevices(sessions)]);
   }
@@ -339,7 +332,7 @@ function grouped<T>(rows: readonly Row[], read: (row: Row) => T): Map<number, T[
   return groups;
 }
 
-function toStanding(row: Row): Standing {
+export function toStanding(row: Row): Standing {
   const lastSeq = Number(row.last_seq);
   const readSeq = Number(row.read_seq);
   const untilSeq = row.until_seq === null ? null : Number(row.until_seq);

@@ -1,11 +1,22 @@
 export type { MessageDraft } from './append-statements';
+export * from './broadcasts.repository';
 export * from './conversation-erasure';
 export * from './conversation-records';
 export * from './conversations.repository';
-export * from './devices.repository';
+export {
+  DevicesRepository,
+  RECENT_CONVERSATIONS,
+  type Change,
+  type ChangeQuery,
+  type DeviceMark,
+  type DeviceSession,
+  type OnlineDevice,
+  type OpenedDevice,
+} from './devices.repository';
 export * from './dialogue-archive.repository';
 export { DialoguesRepository } from './dialogues.repository';
 export type { DialogueListQuery, MessageListQuery, Page, StoredReply } from './dialogues.repository';
+export type { Join } from './group-joins';
 export * from './message-log';
 export * from './message-partitions';
 export * from './messages.module';
@@ -13,6 +24,7 @@ export * from './records';
 export * from './reply-requests.repository';
 export * from './sessions.repository';
 export * from './tombstone';
+export { placeOf, placeText, UserConversations } from './user-conversations';
 export { endReply, stopRequested, storeCheckpoints, storeStep } from './turn-statements';
 import { DialogueMessageEntity } from './dialogue-message.entity';
 import { DialogueEntity } from './dialogue.entity';

@@ -45,6 +45,17 @@ export interface LogPlace {
   readonly after: number;
 }
 
+export interface LogRange {
+  readonly after?: number;
+  readonly before?: number;
+  readonly limit: number;
+}
+
+export interface LogPage {
+  readonly entries: LogEntry[];
+  readonly hasMore: boolean;
+}
+
 interface Pending {
   readonly draft: MessageDraft;
   readonly done: OnAppended[];
@@ -205,22 +216,12 @@ export class MessageLog implements BeforeApplicationShutdown {
     });
   }
 
-  /** Entries of a conversation; `after` and `before` are exclusive. Oldest first, at most 200. */
-  async page(
-    tenantId: TenantId,
-    conversationId: ConversationId,
-    range: { readonly after?: number; readonly before?: number; readonly limit: number },
-  ): Promise<LogEntry[]> {
-    const scope = tenantsScope([tenantId]);
-    // One more than a page tells whether there is one.
-    const limit = Math.min(range.limit, MAX_PAGE + 1);
-    if (range.before === undefined || range.after !== undefined) {
-      return this.database.one(
-        scope,
-        entriesAfter(tenantId, conversationId, range.after ?? 0, range.before ?? null, limit),
-      );
-    }
-    return this.database.one(scope, entriesBefore(tenantId, conversationId, range.before, limit));
+  /**
+   * Entries of a conversation, oldest first; `after` and `before` are exclusive. At most `limit` (200) and some 256 KiB,
+   * but one at least: with `before` alone those right before it, and `hasMore` is about older ones; else the first ones.
+   */
+  page(tenantId: TenantId, conversationId: ConversationId, range: LogRange): Promise<LogPage> {
+    return this.database.one(tenantsScope([tenantId]), entriesWithin(tenantId, conversationId, range));
   }
 
   /**
@@ -518,20 +519,36 @@ function content(frame: string): unknown {
 
 const ENTRY_COLUMNS = 'id, seq, conversation_id, sender, client, frame, recalled_at is not null as recalled';
 
-const entriesAfter = (
+const entriesWithin = (
   tenantId: TenantId,
   conversationId: ConversationId,
-  after: number,
-  before: number | null,
-  limit: number,
-): Statement<LogEntry[]> => ({
-  name: 'log-after',
-  text: `select ${ENTRY_COLUMNS} from messages
-         where tenant_id = $1 and conversation_id = $2 and seq > $3 and ($4::bigint is null or seq < $4)
-         order by seq limit $5`,
-  values: [tenantId, conversationId, after, before, limit],
-  map: (rows) => rows.map(toEntry),
-});
+  { after, before, limit }: LogRange,
+): Statement<LogPage> => {
+  const backwards = before !== undefined && after === undefined;
+  const order = `order by seq ${backwards ? 'desc' : 'asc'}`;
+  return {
+    name: backwards ? 'log-before' : 'log-after',
+    // One more than a page tells whether there is one.
+    text: `select * from (
+             select *, row_number() over (${order}) as n, count(*) over () as found,
+               sum(octet_length(frame)) over (${order}) - octet_length(frame) as bytes_before
+             from (select ${ENTRY_COLUMNS} from messages
+                   where tenant_id = $1 and conversation_id = $2 and seq > $3 and seq < $4
+                   ${order} limit $5 + 1) page) m
+           where n <= $5 and bytes_before < ${MAX_PAGE_BYTES} order by seq`,
+    values: [
+      tenantId,
+      conversationId,
+      after ?? -1,
+      before ?? Number.MAX_SAFE_INTEGER,
+      Math.min(limit, MAX_PAGE),
+    ],
+    map: (rows) => ({
+      entries: rows.map(toEntry),
+      hasMore: rows.length > 0 && Number(rows[0]!.found) > rows.length,
+    }),
+  };
+};
 
 const entriesAfterPlaces = (
   places: readonly LogPlace[],
@@ -563,20 +580,6 @@ const entriesAfterPlaces = (
     }
     return found;
   },
-});
-
-const entriesBefore = (
-  tenantId: TenantId,
-  conversationId: ConversationId,
-  before: number,
-  limit: number,
-): Statement<LogEntry[]> => ({
-  name: 'log-before',
-  text: `select * from (select ${ENTRY_COLUMNS} from messages
-           where tenant_id = $1 and conversation_id = $2 and seq < $3 order by seq desc limit $4) newest
-         order by seq`,
-  values: [tenantId, conversationId, before, limit],
-  map: (rows) => rows.map(toEntry),
 });
 
 export function toEntry(row: Row): LogEntry {

@@ -1,4 +1,5 @@
 import { Global, Module } from '@nestjs/common';
+import { BroadcastsRepository } from './broadcasts.repository';
 import { ConversationErasure } from './conversation-erasure';
 import { ConversationsRepository } from './conversations.repository';
 import { DevicesRepository } from './devices.repository';
@@ -8,6 +9,7 @@ import { MessageLog } from './message-log';
 import { MessagePartitions } from './message-partitions';
 import { ReplyRequestsRepository } from './reply-requests.repository';
 import { SessionsRepository } from './sessions.repository';
+import { UserConversations } from './user-conversations';
 
 /** Messages: sole owner of what was said: dialogues (a tree) and conversations (a numbered log). Others store and read through its repositories and statements; nobody else touches its tables. */
 @Global()
@@ -15,6 +17,7 @@ import { SessionsRepository } from './sessions.repository';
   providers: [
     DialoguesRepository,
     DialogueArchive,
+    BroadcastsRepository,
     ConversationErasure,
     ConversationsRepository,
     DevicesRepository,
@@ -22,10 +25,12 @@ import { SessionsRepository } from './sessions.repository';
     MessagePartitions,
     ReplyRequestsRepository,
     SessionsRepository,
+    UserConversations,
   ],
   exports: [
     DialoguesRepository,
     DialogueArchive,
+    BroadcastsRepository,
     ConversationErasure,
     ConversationsRepository,
     DevicesRepository,
@@ -33,6 +38,7 @@ import { SessionsRepository } from './sessions.repository';
     MessagePartitions,
     ReplyRequestsRepository,
     SessionsRepository,
+    UserConversations,
   ],
 })
 export class MessagesModule {}

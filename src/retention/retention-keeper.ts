@@ -119,7 +119,7 @@ export class RetentionKeeper implements OnApplicationBootstrap, BeforeApplicatio
         const erased = await this.eraser.eraseGenerations(tx, tenantId, { before }, GENERATIONS_A_BATCH);
         return erased === GENERATIONS_A_BATCH;
       },
-      ...['webhook_deliveries', 'idempotency_keys'].map((table): Batch => async (tx) => {
+      ...['webhook_deliveries', 'idempotency_keys', 'broadcasts'].map((table): Batch => async (tx) => {
         const [row] = await tx.query<Row[]>(
           `with gone as (delete from ${table} where ctid in (
                  select ctid from ${table} where tenant_id = $1 and created_at < $2 limit ${ROWS_A_BATCH}) returning 1)

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runInNewContext } from 'node:vm';
 import { Quickstart } from '../../src/quickstart';
-import { ask, bootApp, type TestApp } from '../support/app';
+import { ask, bootApp, eventually, type TestApp } from '../support/app';
 import { Channels, Devices, runScript, within } from '../support/doc-clients';
 import {
   eventsOf,
@@ -54,10 +54,12 @@ class Page {
     await Promise.all([this.devices.closeAll(), this.channels.closeAll()]);
   }
 
-  private play({ kind, text, status, answer }: Example): unknown {
+  private play({ kind, text, status, answer, inTheEnd }: Example): unknown {
     switch (kind) {
-      case 'request':
-        return this.request(parseRequest(fill(text, this.values)), status, answer);
+      case 'request': {
+        const asked = parseRequest(fill(text, this.values));
+        return inTheEnd ? this.inTheEnd(asked, status, answer) : this.request(asked, status, answer);
+      }
       case 'curl':
         return this.request(parseCurl(text, this.env), status, answer);
       case 'script':
@@ -96,6 +98,22 @@ class Page {
     } catch (error) {
       throw new Error(`${(error as Error).message}\n${got.text.slice(0, 2_000)}`, { cause: error });
     }
+  }
+
+  /** Asked again until the answer is the printed one. */
+  private async inTheEnd(asked: ParsedRequest, status: number, answer: string): Promise<unknown> {
+    let last: unknown;
+    const found = await eventually(async () => {
+      try {
+        return { value: await this.request(asked, status, answer) };
+      } catch (error) {
+        last = error;
+        return null;
+      }
+    }).catch(() => {
+      throw last;
+    });
+    return found.value;
   }
 
   private async frames(clients: Devices | Channels, text: string): Promise<Frame[]> {

@@ -116,6 +116,58 @@ describe('a group', () => {
     expect((await im.get('/groups/crowd')).status).toBe(404);
   });
 
+  it('of a thousand members is made at once, each an entry of its log, and grows by a thousand at once', async () => {
+    const names = (prefix: string) =>
+      Array.from({ length: 1_000 }, (_, index) => `${prefix}${String(index).padStart(4, '0')}`);
+    const [first, last] = await Promise.all(['k0000', 'k0999'].map((user) => im.connect(user)));
+    const members = names('k');
+    const made = await im.post('/groups', { groupId: 'kilo', owner: 'k0999', members });
+    expect(made).toMatchObject({ status: 201, body: { memberCount: 1_000, lastSeq: 1_000 } });
+    const id = made.body.conversationId as string;
+    // The owner is the first of all.
+    expect(await im.history(id, '?limit=2')).toMatchObject([
+      { seq: 1, type: 'join', source: 'k0999', target: 'kilo' },
+      { seq: 2, type: 'join', source: 'k0000', target: 'kilo' },
+    ]);
+    await im.post('/messages', says('kilo', 'welcome'));
+    for (const device of [first!, last!])
+      expect(await device.next({ type: 'group' })).toMatchObject({ target: 'kilo', seq: 1_001 });
+    // Each has the log from the own join on, in order and without gaps.
+    const seqs = (device: Device) =>
+      device.frames.filter(({ target }) => target === 'kilo').map(({ seq }) => seq as number);
+    const upTo = (from: number) => Array.from({ length: 1_002 - from }, (_, index) => from + index);
+    expect([seqs(first!), seqs(last!)]).toEqual([upTo(2), upTo(1)]);
+    const more = await im.post('/groups/kilo/members', { users: [...names('m').slice(1), 'k0001'] });
+    expect(more.body).toEqual({ added: 999, memberCount: 1_999 });
+    expect((await im.get('/groups/kilo')).body).toMatchObject({ memberCount: 1_999, lastSeq: 2_000 });
+  });
+
+  it('takes all that are added, or none: who finds no room keeps the others out', async () => {
+    const { path } = await group({ maxMembers: 5 });
+    const crowd = { users: ['x1', 'x2', 'x3'] };
+    expect(await im.post(`${path}/members`, crowd)).toMatchObject({
+      status: 409,
+      body: { code: 'CONFLICT' },
+    });
+    expect(await im.get(path)).toMatchObject({ body: { memberCount: 3, lastSeq: 3 } });
+    // Who is in takes no room.
+    const fitting = await im.post(`${path}/members`, { users: ['ann', 'x1', 'ben', 'x2'] });
+    expect(fitting.body).toEqual({ added: 2, memberCount: 5 });
+    expect((await im.post(`${path}/members`, { users: ['ann'] })).body).toEqual({ added: 0, memberCount: 5 });
+  });
+
+  it('is listed in pages bounded in characters, too', async () => {
+    const own = new Im(app.url, (await app.tenant()).apiKey);
+    const attributes = { text: 'x'.repeat(19_000) };
+    for (let n = 10; n < 26; n += 1) await own.post('/groups', { groupId: `large-${n}`, attributes });
+    const { body } = await own.get('/groups?limit=200');
+    expect([body.data.length, body.nextCursor]).toEqual([14, 'large-23']);
+    expect((await own.get('/groups?limit=200&cursor=large-23')).body).toMatchObject({
+      data: [{ groupId: 'large-24' }, { groupId: 'large-25' }],
+      nextCursor: null,
+    });
+  });
+
   it('is listed in pages, its members too', async () => {
     const one = await app.tenant();
     const own = new Im(app.url, one.apiKey);

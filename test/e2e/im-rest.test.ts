@@ -1,4 +1,5 @@
 import { ask, bootApp, eventually, type Answer, type TestApp, type TestTenant } from '../support/app';
+import { query } from '../support/database';
 import { Device, Im, type Frame } from '../support/im-rest';
 
 let app: TestApp;
@@ -123,64 +124,7 @@ describe('sending', () => {
     const answer = await im.say('erin', 'frank', 'x', wrong);
     expect(answer).toMatchObject({ status: 400, body: { code: 'BAD_INPUT' } });
     expect(answer.body.error).toMatch(new RegExp(`^${field}\\b`));
-    expect((await im.get('/conversations?userId=erin')).body).toEqual({ data: [] });
-  });
-});
-
-describe('a broadcast', () => {
-  it('reaches the users it names, once each, and may be repeated after a failure', async () => {
-    const devices = await Promise.all(['b1', 'b2'].map((user) => im.connect(user)));
-    const sent = { users: ['b1', 'b2', 'never-seen'], msg: { msgId: 'news', content: 'news' } };
-    expect((await im.post('/broadcasts', sent)).body).toEqual({ recipients: 3, stored: 3, repeated: 0 });
-    const wider = { ...sent, users: [...sent.users, 'b4'] };
-    expect((await im.post('/broadcasts', wider)).body).toEqual({ recipients: 4, stored: 1, repeated: 3 });
-    await im.post('/broadcasts', { ...sent, msg: { msgId: 'end', content: 'end' } });
-    for (const device of devices) {
-      await device.next({ seq: 2 });
-      expect(contents(device.of('single'))).toEqual(['news', 'end']);
-    }
-    const late = await im.connect('never-seen');
-    await late.next({ seq: 2 });
-    expect(contents(late.of('single'))).toEqual(['news', 'end']);
-  });
-
-  it('without users reaches everybody of the tenant who ever connected, and nobody else', async () => {
-    const app2 = await bootApp();
-    try {
-      const [one, two] = (await Promise.all([app2.tenant(), app2.tenant()])).map(
-        ({ apiKey }) => new Im(app2.url, apiKey),
-      ) as [Im, Im];
-      const [here, gone, foreign] = await Promise.all([
-        one.connect('here'),
-        one.connect('gone'),
-        two.connect('here'),
-      ]);
-      await gone.close();
-      await one.say('x', 'only-written-to', 'x');
-      const everybody = { source: 'ceo', msg: { msgId: 1, content: 'to all' } };
-      expect((await one.post('/broadcasts', everybody)).body).toMatchObject({ recipients: 2, stored: 2 });
-      expect((await one.post('/broadcasts', everybody)).body).toMatchObject({ recipients: 2, stored: 0 });
-      await here.next({ type: 'single', source: 'ceo' });
-      await (await one.connect('gone')).next({ type: 'single', source: 'ceo' });
-      await two.say('end', 'here', 'end');
-      await foreign.next({ source: 'end' });
-      expect(foreign.of('single')).toHaveLength(1);
-    } finally {
-      await app2.close();
-    }
-  });
-
-  it('reaches a user who is named twice once', async () => {
-    await im.post('/broadcasts', { users: [81, '81', 81], msg: { content: 'no msgId' } });
-    const device = await im.connect(81);
-    await im.say('end', 81, 'end');
-    await device.next({ source: 'end' });
-    expect(contents(device.of('single'))).toEqual(['no msgId', 'end']);
-  });
-
-  it('refuses an empty list of users', async () => {
-    const answer = await im.post('/broadcasts', { users: [], msg: { content: 'x' } });
-    expect(answer).toMatchObject({ status: 400, body: { error: expect.stringMatching(/^users/) as string } });
+    expect((await im.get('/conversations?userId=erin')).body.data).toEqual([]);
   });
 });
 
@@ -191,6 +135,7 @@ describe('conversations', () => {
     const of = async (user: string) =>
       (await im.get(`/conversations?userId=${user}`)).body as { data: Frame[] };
     expect(await of('gil')).toEqual({
+      nextCursor: null,
       data: [
         { id: second, kind: 'single', target: 'ida', lastSeq: 3, readSeq: 0, unread: 3 },
         { id: first, kind: 'single', target: 'hal', lastSeq: 2, readSeq: 0, unread: 0 },
@@ -204,7 +149,48 @@ describe('conversations', () => {
       { id: first, target: 'hal', unread: 1 },
       { id: second, target: 'ida', readSeq: 2, unread: 1 },
     ]);
-    expect((await rival.get('/conversations?userId=gil')).body).toEqual({ data: [] });
+    expect((await rival.get('/conversations?userId=gil')).body).toEqual({ data: [], nextCursor: null });
+  });
+
+  it('come page by page, also those in which nothing was said', async () => {
+    const peers = ['p1', 'p2', 'p3', 'p4', 'p5'];
+    for (const peer of peers) await im.say(peer, 'many', 'hello');
+    // Made by a message that was not stored.
+    await query(
+      app.databaseUrl,
+      `update conversations set last_id = 0 where key in ('["many","p1"]', '["many","p2"]')`,
+    );
+    const pages: string[][] = [];
+    for (let cursor: string | null = ''; cursor !== null;) {
+      const { body } = await im.get(`/conversations?userId=many&limit=2&cursor=${cursor}`);
+      pages.push((body.data as Frame[]).map(({ target }) => target as string));
+      cursor = body.nextCursor as string | null;
+    }
+    expect(pages.map(({ length }) => length)).toEqual([2, 2, 1]);
+    expect(pages.flat().slice(0, 3)).toEqual(['p5', 'p4', 'p3']);
+    expect(pages.flat().sort()).toEqual(peers);
+    for (const wrong of ['cursor=x', 'cursor=1.', 'limit=501', 'limit=0'])
+      expect([wrong, (await im.get(`/conversations?userId=many&${wrong}`)).status]).toEqual([wrong, 400]);
+  });
+
+  it('have a history whose pages are bounded in bytes, too, both ways', async () => {
+    const content = 'x'.repeat(60_000);
+    let id = '';
+    for (let n = 0; n < 8; n += 1)
+      id = (await im.say('large', 'larger', '', { msg: { content } })).body.conversationId as string;
+    const forwards: number[][] = [];
+    for (let after = 0, more = true; more;) {
+      const answer = await im.get(`/conversations/${id}/messages?after=${after}`);
+      forwards.push(seqs(answer));
+      after = seqs(answer).at(-1)!;
+      more = answer.body.hasMore as boolean;
+    }
+    expect(forwards).toEqual([
+      [1, 2, 3, 4, 5],
+      [6, 7, 8],
+    ]);
+    const newest = await im.get(`/conversations/${id}/messages?before=9`);
+    expect([seqs(newest), newest.body.hasMore]).toEqual([[4, 5, 6, 7, 8], true]);
   });
 
   it('have a history: oldest first, `before` and `after` exclusive, in pages both ways', async () => {

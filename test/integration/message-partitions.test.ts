@@ -88,7 +88,7 @@ it('knows a message again whose first copy lies in an older partition', async ()
 
 it('reads history over partitions, in order', async () => {
   await log.store(draft(Date.now(), 'new'));
-  const entries = await log.page(acme.id as TenantId, conversationId, { limit: 10 });
+  const { entries } = await log.page(acme.id as TenantId, conversationId, { limit: 10 });
   expect(entries.map(({ seq }) => seq)).toEqual(entries.map((_, index) => index + 1));
   const tables = await query<{ name: string }>(
     app.databaseUrl,

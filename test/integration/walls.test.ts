@@ -383,11 +383,11 @@ describe('the wall of the repositories, with row-level security down', () => {
         expect(await blobs.get(acme.id as TenantId, imageHash)).not.toBeNull();
         const conversations = new ConversationsRepository(database, ids);
         const log = new MessageLog(database);
-        expect(await log.page(acme.id as TenantId, conversationId, { limit: 9 })).toHaveLength(1);
-        expect(await log.page(me, conversationId, { limit: 9 })).toEqual([]);
+        expect((await log.page(acme.id as TenantId, conversationId, { limit: 9 })).entries).toHaveLength(1);
+        expect((await log.page(me, conversationId, { limit: 9 })).entries).toEqual([]);
         expect(await conversations.find(me, conversationId)).toBeNull();
         expect(await conversations.findGroup(me, 'team')).toBeNull();
-        expect(await conversations.listGroups(me, '', 9)).toEqual([]);
+        expect((await conversations.listGroups(me, '', 9)).groups).toEqual([]);
         expect(await conversations.members(me, conversationId, '', 9)).toEqual([]);
         expect(await conversations.markRead(me, conversationId, 'bob', 1)).toBeNull();
         await expect(conversations.recall(me, conversationId, 1, null, 0, String)).rejects.toMatchObject({
@@ -405,7 +405,7 @@ describe('the wall of the repositories, with row-level security down', () => {
             assistantId: null,
           }),
         ).toEqual({ outcome: 'refused' });
-        expect(await log.page(acme.id as TenantId, conversationId, { limit: 9 })).toHaveLength(1);
+        expect((await log.page(acme.id as TenantId, conversationId, { limit: 9 })).entries).toHaveLength(1);
         await database.transaction(tenantScope(me), async (tx) => {
           const archive = new DialogueArchive();
           const erasure = new ConversationErasure();

@@ -7,6 +7,8 @@ export interface Example {
   readonly kind: (typeof KINDS)[number];
   readonly text: string;
   readonly status: number;
+  /** The answer is this one when what was begun before has ended. */
+  readonly inTheEnd: boolean;
   /** Name in later examples, to the path of the value in this answer. */
   readonly captures: readonly (readonly [name: string, path: string])[];
   /** What is answered or printed. */
@@ -15,7 +17,7 @@ export interface Example {
 
 const FENCED = '```\\w+\\n([\\s\\S]*?)```';
 const EXAMPLE = new RegExp(
-  `<!-- (example|curl) -->\\s*${FENCED}\\s*<!-- answer: (\\d{3})(.*?)-->\\s*${FENCED}` +
+  `<!-- (example|curl)( in the end)? -->\\s*${FENCED}\\s*<!-- answer: (\\d{3})(.*?)-->\\s*${FENCED}` +
     `|<!-- (script) -->\\s*${FENCED}\\s*<!-- prints -->\\s*${FENCED}` +
     `|<!-- (frames|channel|delivery|verify)(.*?)-->\\s*${FENCED}`,
   'g',
@@ -26,11 +28,26 @@ const MARK = /<!-- (example|curl|script|frames|channel|delivery|verify)/g;
 /** Throws when one is written so that it would not be run. */
 export function examplesOf(markdown: string): Example[] {
   const examples = [...markdown.matchAll(EXAMPLE)].map(
-    ([, asked, request, status, answerCaptures, answer, script, code, output, other, captures, text]) => ({
+    ([
+      ,
+      asked,
+      end,
+      request,
+      status,
+      answerCaptures,
+      answer,
+      script,
+      code,
+      output,
+      other,
+      captures,
+      text,
+    ]) => ({
       title: `${(request ?? code ?? text!).trim().split('\n', 1)[0]}${status ? ` answers ${status}` : ''}`,
       kind: (asked === 'example' ? 'request' : (asked ?? script ?? other)) as Example['kind'],
       text: request ?? code ?? text!,
       status: Number(status),
+      inTheEnd: end !== undefined,
       captures: [...(answerCaptures ?? captures ?? '').matchAll(/(\w+)=(\S+)/g)].map(
         ([, name, path]) => [name!, path!] as const,
       ),

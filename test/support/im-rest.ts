@@ -124,6 +124,12 @@ export class Device {
     return this;
   }
 
+  /** JSON text as it is: with numbers that an object can not hold. */
+  sendText(text: string): this {
+    this.ws.send(text);
+    return this;
+  }
+
   /** The next frame that has these fields, or passes the check; those before it are passed over. */
   async next(wanted: Frame | ((frame: Frame) => boolean)): Promise<Frame> {
     const fits =

@@ -2,6 +2,7 @@ import { parse } from 'node:querystring';
 import type { FastifyAdapter } from '@nestjs/platform-fastify';
 import type { FastifyInstance } from 'fastify';
 import { badInput } from '../errors';
+import { keepDigits } from './exact-body';
 import { excessIn, excessInFields, type JsonBounds } from '../json-bounds';
 
 type Done = (error: Error | null, body?: unknown) => void;
@@ -13,8 +14,11 @@ export function boundBodies(adapter: FastifyAdapter, bounds: JsonBounds, bodyLim
   adapter.useBodyParser('application/json', false, { bodyLimit }, (request, body, done) => {
     const text = body.toString();
     const excess = excessIn(text, bounds);
-    if (excess === null) void parseJson(request, text, done as Done);
-    else done(badInput('body', excess));
+    if (excess !== null) return done(badInput('body', excess));
+    void parseJson(request, text, (error: Error | null, parsed?: unknown) => {
+      if (!error) keepDigits(request, text);
+      done(error, parsed);
+    });
   });
   adapter.useBodyParser('application/x-www-form-urlencoded', false, { bodyLimit }, (_, body, done) => {
     const text = body.toString();

@@ -6,6 +6,8 @@ export * from './client-address';
 export * from './constraints';
 export * from './decorators';
 export * from './error-filter';
+export * from './exact-body';
+export * from './idempotency';
 export * from './preflight';
 export * from './unreadable';
 export * from './slow-answers';
