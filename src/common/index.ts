@@ -5,6 +5,8 @@ export * from './fresh-cache';
 export * from './id-generator';
 export * from './ids';
 export * from './principal';
+export * from './sealed-rows';
+export * from './secret-box';
 export * from './text';
 export * from './time';
 export * from './paging';
