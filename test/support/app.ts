@@ -19,6 +19,7 @@ export interface TestTenant {
   readonly providerId: string;
   get(path: string, headers?: Record<string, string>): Promise<Answer>;
   post(path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
+  patch(path: string, body: unknown): Promise<Answer>;
   send(body: unknown, options?: SendOptions): Promise<SseClient>;
 }
 
@@ -156,6 +157,7 @@ export async function makeTenant(
     providerId: provider.id!,
     get: (path, headers) => ask(url, 'GET', path, undefined, { ...own, ...headers }),
     post: (path, body, headers) => ask(url, 'POST', path, body, { ...own, ...headers }),
+    patch: (path, body) => ask(url, 'PATCH', path, body, own),
     send: (body, options = {}) => {
       const target = options.versionId === undefined ? versionId : options.versionId;
       const path = `/api/copywriting/dialogue/sse/send-message${target === null ? '' : `/${target}`}`;
