@@ -303,7 +303,7 @@ it('with the key before as the previous one everything goes on, is sealed anew w
     links.check(acme.id as TenantId, hash, link.get('expires'), link.get('signature'));
   expect(check(new BlobLinks(NEW_KEY, SECRET_KEY))).toBeGreaterThan(0);
   expect(check(new BlobLinks(NEW_KEY))).toBeNull();
-});
+}, 90_000);
 
 it('the quickstart starts with another key', async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'parley-secret-key-'));
