@@ -1,6 +1,6 @@
 // Imports go down, never sideways, and only through a module's index.ts (docs/architecture.md, "Storeys").
 const storeys = {
-  0: ['common', 'config', 'database', 'realtime', 'observability'],
+  0: ['common', 'config', 'database', 'realtime', 'observability', 'outbound'],
   1: ['messages', 'assistants', 'blobs', 'model-services', 'tenancy', 'tools', 'usage', 'webhooks'],
   2: ['replies', 'generations', 'retention'],
   3: ['dialogue-assistant', 'agent-channel', 'im', 'openai', 'admin'],
@@ -57,6 +57,17 @@ module.exports = {
       severity: 'error',
       from: { pathNot: '(repository|entity|index)\\.ts$' },
       to: { path: '\\.entity\\.ts$' },
+    },
+    {
+      name: 'one-way-out',
+      comment:
+        'connections to others are made by src/outbound, which guards them; the MCP client is given its fetch, the bucket is the operator’s own',
+      severity: 'error',
+      from: {
+        path: '^src/',
+        pathNot: '^src/(outbound/|blobs/s3-blob-store\\.ts$|tools/(mcp-source|tool-failure)\\.ts$)',
+      },
+      to: { path: '(^|/)node_modules/(undici|axios|@aws-sdk|@smithy|@modelcontextprotocol)/' },
     },
     {
       name: 'no-cycles',

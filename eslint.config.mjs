@@ -1,6 +1,9 @@
 import js from '@eslint/js';
 import tseslint from 'typescript-eslint';
 
+const ONLY_OUTBOUND = 'src/outbound makes connections to others, and guards them.';
+const onlyOutbound = (name) => ({ name, message: ONLY_OUTBOUND });
+
 export default tseslint.config(
   { ignores: ['dist/', 'node_modules/', '.parley/', 'coverage/'] },
   js.configs.recommended,
@@ -27,6 +30,40 @@ export default tseslint.config(
       'no-restricted-properties': [
         'error',
         { object: 'process', property: 'env', message: 'src/config reads the environment.' },
+      ],
+    },
+  },
+  {
+    files: ['src/**/*.ts'],
+    // PostgreSQL is the operator's own, as the bucket is, which the AWS SDK connects to.
+    ignores: ['src/outbound/**', 'src/database/**', '**/*.spec.ts'],
+    rules: {
+      'no-restricted-globals': ['error', ...['fetch', 'WebSocket', 'EventSource'].map(onlyOutbound)],
+      '@typescript-eslint/no-restricted-imports': [
+        'error',
+        {
+          paths: [
+            ...['node:http', 'node:https', 'http', 'https'].map((name) => ({
+              name,
+              importNames: ['default', 'request', 'get', 'Agent', 'globalAgent', 'ClientRequest'],
+              allowTypeImports: true,
+              message: ONLY_OUTBOUND,
+            })),
+            ...['node:net', 'net'].map((name) => ({
+              name,
+              importNames: ['default', 'connect', 'createConnection', 'Socket'],
+              allowTypeImports: true,
+              message: ONLY_OUTBOUND,
+            })),
+            ...['node:tls', 'tls', 'node:http2', 'http2', 'node:dgram', 'dgram', 'undici', 'axios'].map(
+              (name) => ({
+                name,
+                allowTypeImports: true,
+                message: ONLY_OUTBOUND,
+              }),
+            ),
+          ],
+        },
       ],
     },
   },

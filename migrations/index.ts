@@ -12,6 +12,7 @@ import { CountBySide1798000000000 } from './1798000000000-count-by-side';
 import { VacuumMessagesLess1799000000000 } from './1799000000000-vacuum-messages-less';
 import { AnalyseMessagesAtAGlance1800000000000 } from './1800000000000-analyse-messages-at-a-glance';
 import { CreateBroadcasts1803000000000 } from './1803000000000-create-broadcasts';
+import { MaskProviderAddresses1807000000000 } from './1807000000000-mask-provider-addresses';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -29,4 +30,5 @@ export const migrations = [
   VacuumMessagesLess1799000000000,
   AnalyseMessagesAtAGlance1800000000000,
   CreateBroadcasts1803000000000,
+  MaskProviderAddresses1807000000000,
 ];

@@ -4,7 +4,7 @@ import type { DataSource } from 'typeorm';
 import { AdminModule, problemErrors } from './admin';
 import { AgentChannelModule, agentErrors } from './agent-channel';
 import { AssistantsModule } from './assistants';
-import { Shutdown } from './common';
+import { SecretBox, Shutdown } from './common';
 import { ErrorFilter, Strangers } from './common/http';
 import { BlobLinks, BlobsModule } from './blobs';
 import { Config } from './config';
@@ -12,31 +12,17 @@ import { DatabaseModule } from './database';
 import { DialogueAssistantModule, envelopeErrors } from './dialogue-assistant';
 import { ImModule, tokenErrors } from './im';
 import { MessagesModule } from './messages';
-import { ModelServicesModule, SecretBox } from './model-services';
+import { ModelServicesModule } from './model-services';
 import { ObservabilityModule } from './observability';
 import { openAiErrors, OpenAiMediaModule, OpenAiModule } from './openai';
+import { Outbound, type NameLookup } from './outbound';
 import { Quickstart } from './quickstart';
 import { RealtimeModule } from './realtime';
+import { SealedValues, toolSecretsOf, webhookSecretsOf } from './sealed-values';
 import { Authenticator, AuthGuard, RootKey, TenancyModule, UserTokens } from './tenancy';
 import { ToolSecrets, ToolsModule } from './tools';
 import { LimitsSource, UsageModule } from './usage';
 import { SecretOpener, WebhooksModule } from './webhooks';
-
-/** Secrets of webhooks, sealed in the installation's box. */
-function openerOf(box: SecretBox): SecretOpener {
-  return {
-    seal: (secret, id) => box.seal(secret, `webhook:${id}`),
-    open: (sealed, id) => box.open(sealed, `webhook:${id}`),
-  };
-}
-
-/** Headers of tool sources, sealed in the installation's box. */
-function toolSecretsOf(box: SecretBox): ToolSecrets {
-  return {
-    seal: (text, id) => box.seal(text, `tool:${id}`),
-    open: (sealed, id) => box.open(sealed, `tool:${id}`),
-  };
-}
 
 /** What is decided before the application: the environment, the database, the secrets. */
 export interface Foundations {
@@ -44,7 +30,11 @@ export interface Foundations {
   readonly dataSource: DataSource;
   readonly strangers: Strangers;
   readonly secretKey: string;
+  /** What it sealed and signed is read, too. */
+  readonly previousSecretKey?: string | undefined;
   readonly rootKey: string | undefined;
+  /** How names are resolved for connections to others; without it as the system does. */
+  readonly lookup?: NameLookup;
 }
 
 /** Every wire's shape of a failure. */
@@ -60,19 +50,22 @@ export const errorFilter = new ErrorFilter([
 @Global()
 @Module({})
 class FoundationsModule {
-  static with({ config, strangers, secretKey, rootKey }: Foundations): DynamicModule {
+  static with(foundations: Foundations): DynamicModule {
+    const { config, strangers, secretKey, previousSecretKey, rootKey, lookup } = foundations;
+    const box = new SecretBox(secretKey, previousSecretKey);
     return {
       module: FoundationsModule,
       providers: [
         { provide: Config, useValue: config },
         Shutdown,
         { provide: Strangers, useValue: strangers },
-        { provide: SecretBox, useValue: new SecretBox(secretKey) },
-        { provide: SecretOpener, useValue: openerOf(new SecretBox(secretKey)) },
-        { provide: ToolSecrets, useValue: toolSecretsOf(new SecretBox(secretKey)) },
+        { provide: Outbound, useFactory: () => new Outbound(config, lookup) },
+        { provide: SecretBox, useValue: box },
+        { provide: SecretOpener, useValue: webhookSecretsOf(box) },
+        { provide: ToolSecrets, useValue: toolSecretsOf(box) },
         { provide: RootKey, useValue: new RootKey(rootKey) },
-        { provide: UserTokens, useValue: new UserTokens(secretKey) },
-        { provide: BlobLinks, useValue: new BlobLinks(secretKey) },
+        { provide: UserTokens, useValue: new UserTokens(secretKey, previousSecretKey) },
+        { provide: BlobLinks, useValue: new BlobLinks(secretKey, previousSecretKey) },
         {
           provide: LimitsSource,
           inject: [Authenticator],
@@ -85,6 +78,7 @@ class FoundationsModule {
         Config,
         Shutdown,
         Strangers,
+        Outbound,
         SecretBox,
         SecretOpener,
         ToolSecrets,
@@ -125,6 +119,7 @@ export class AppModule {
       ],
       providers: [
         Quickstart,
+        SealedValues,
         { provide: APP_GUARD, useClass: AuthGuard },
         { provide: APP_FILTER, useValue: errorFilter },
       ],

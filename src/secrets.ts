@@ -5,6 +5,7 @@ import type { Config } from './config';
 
 export interface Secrets {
   readonly secretKey: string;
+  readonly previousSecretKey: string | undefined;
   readonly rootKey: string | undefined;
 }
 
@@ -14,7 +15,8 @@ export interface Secrets {
  */
 export async function loadSecrets(config: Config): Promise<Secrets> {
   const { PARLEY_SECRET_KEY: secretKey, PARLEY_ROOT_KEY: rootKey } = config.env;
-  if (secretKey && (rootKey || config.production)) return { secretKey, rootKey };
+  const previousSecretKey = config.env.PARLEY_SECRET_KEY_PREVIOUS;
+  if (secretKey && (rootKey || config.production)) return { secretKey, previousSecretKey, rootKey };
   const file = join(config.dataDir, 'secrets.json');
   type Kept = { secretKey?: string; rootKey?: string };
   const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
@@ -30,5 +32,9 @@ export async function loadSecrets(config: Config): Promise<Secrets> {
     await mkdir(config.dataDir, { recursive: true });
     await writeFile(file, `${JSON.stringify(secrets, null, 2)}\n`, { mode: 0o600 });
   }
-  return { secretKey: secretKey ?? secrets.secretKey, rootKey: rootKey ?? secrets.rootKey };
+  return {
+    secretKey: secretKey ?? secrets.secretKey,
+    previousSecretKey,
+    rootKey: rootKey ?? secrets.rootKey,
+  };
 }

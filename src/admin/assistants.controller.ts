@@ -6,7 +6,7 @@ import { Scopes, validation } from '../common/http';
 import { Database } from '../database';
 import { ModelServicesRepository, SERVICE_TYPE } from '../model-services';
 import { AuditLogRepository } from '../tenancy';
-import { shownSources, ToolSources } from '../tools';
+import { ToolSources } from '../tools';
 import { Op, Operator, pathId } from './operator';
 import { CreateAssistant, CreateAssistantVersion, PageQuery, UpdateAssistant } from './requests';
 
@@ -81,7 +81,7 @@ export class AssistantsController {
     return this.database.transaction(operator.scope, async (tx) => {
       const assistant = await this.assistants.get(tx, tenantId, pathId(id));
       const page = await this.assistants.listVersions(tx, tenantId, assistant.id, query);
-      return { ...page, data: page.data.map((version) => shown(version, 'brief')) };
+      return { ...page, data: page.data.map((version) => this.shown(version, 'brief')) };
     });
   }
 
@@ -105,9 +105,9 @@ export class AssistantsController {
         modelServiceId: input.modelServiceId as ModelServiceId,
         ...(sources && { tools: this.tools.seal(sources, assistantId) }),
       });
-      const audit = { after: shown(after, 'brief') };
+      const audit = { after: this.shown(after, 'brief') };
       await this.auditLog.record(tx, operator.audit('create', 'assistant-version', audit));
-      return shown(after, 'whole');
+      return this.shown(after, 'whole');
     });
   }
 
@@ -116,7 +116,7 @@ export class AssistantsController {
   getVersion(@Op() operator: Operator, @Param('id') id: string, @Param('versionId') versionId: string) {
     const tenantId = operator.requiredTenant();
     return this.database.transaction(operator.scope, async (tx) =>
-      shown(await this.assistants.getVersion(tx, tenantId, pathId(id), pathId(versionId)), 'whole'),
+      this.shown(await this.assistants.getVersion(tx, tenantId, pathId(id), pathId(versionId)), 'whole'),
     );
   }
 
@@ -127,9 +127,9 @@ export class AssistantsController {
     const tenantId = operator.requiredTenant();
     return this.database.transaction(operator.scope, async (tx) => {
       const after = await this.assistants.publish(tx, tenantId, pathId(id), pathId(versionId));
-      const audit = { after: shown(after, 'brief') };
+      const audit = { after: this.shown(after, 'brief') };
       await this.auditLog.record(tx, operator.audit('publish', 'assistant-version', audit));
-      return shown(after, 'whole');
+      return this.shown(after, 'whole');
     });
   }
 
@@ -139,10 +139,9 @@ export class AssistantsController {
       throw badInput('modelServiceId', 'is not a text model service this tenant may use');
     }
   }
-}
 
-/** The headers of tools are `true` for everybody, once they are stored. */
-const shown = (version: AssistantVersion, detail: 'whole' | 'brief') => ({
-  ...version,
-  tools: shownSources(version.tools, detail),
-});
+  /** The headers of tools are shown to nobody, once they are stored. */
+  private shown(version: AssistantVersion, detail: 'whole' | 'brief') {
+    return { ...version, tools: this.tools.shown(version.tools, version.assistantId, detail) };
+  }
+}

@@ -1,10 +1,10 @@
 import { Body, Controller, Delete, Get, Param, Patch, Post, Query, UsePipes } from '@nestjs/common';
 import { ApiHeader, ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
-import { refuseAddresses, type ProviderId } from '../common';
+import type { ProviderId } from '../common';
 import { Scopes, validation } from '../common/http';
-import { Config } from '../config';
 import { Database } from '../database';
 import { ModelProvidersRepository, type ModelProviderInput } from '../model-services';
+import { Outbound } from '../outbound';
 import { AuditLogRepository } from '../tenancy';
 import { Op, Operator, pathId } from './operator';
 import { CreateProvider, PageQuery, UpdateProvider } from './requests';
@@ -18,10 +18,10 @@ import { CreateProvider, PageQuery, UpdateProvider } from './requests';
 @Controller('api/admin/model-providers')
 export class ModelProvidersController {
   constructor(
-    private readonly config: Config,
     private readonly database: Database,
     private readonly providers: ModelProvidersRepository,
     private readonly auditLog: AuditLogRepository,
+    private readonly outbound: Outbound,
   ) {}
 
   @Get()
@@ -74,9 +74,8 @@ export class ModelProvidersController {
     });
   }
 
-  /** The platform's operator may point anywhere; a tenant's only outside, unless the installation allows it. */
-  private async checkAddress(operator: Operator, { baseUrl }: ModelProviderInput): Promise<void> {
-    if (baseUrl && !operator.platform && !this.config.privateProviderAddresses)
-      await refuseAddresses('baseUrl', baseUrl);
+  /** The platform's own providers may lead anywhere; a tenant's only outside, unless the installation allows it. */
+  private async checkAddress({ tenantId }: Operator, { baseUrl }: ModelProviderInput): Promise<void> {
+    if (baseUrl) await this.outbound.check(tenantId ? 'provider' : 'operator', 'baseUrl', baseUrl);
   }
 }

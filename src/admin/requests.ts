@@ -250,6 +250,7 @@ export class ProviderCredentialInput {
 }
 
 const MAX_TIMEOUT_MS = 3_600_000;
+const MAX_HEADERS_CHARS = 16_384;
 
 export class CreateProvider {
   @ApiProperty({ maxLength: 200 })
@@ -289,7 +290,8 @@ export class CreateProvider {
 
   @ApiPropertyOptional({
     type: Object,
-    description: 'Sent with every request; values are kept like credentials.',
+    description:
+      'Sent with every request; values are kept like credentials; at most 16,384 characters as JSON.',
   })
   @Present()
   @IsHeaders()
@@ -350,13 +352,15 @@ function IsHeaders(): PropertyDecorator {
           value !== null &&
           !Array.isArray(value) &&
           Object.keys(value).length <= 50 &&
+          JSON.stringify(value).length <= MAX_HEADERS_CHARS &&
           Object.entries(value).every(
             ([name, text]) =>
               /^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$/.test(name) &&
               typeof text === 'string' &&
               /^[\x20-\x7e]{0,4000}$/.test(text),
           ),
-        defaultMessage: () => '$property must be an object of header names and ASCII values',
+        defaultMessage: () =>
+          `$property must be an object of header names and ASCII values, at most ${MAX_HEADERS_CHARS} characters as JSON`,
       },
     });
 }

@@ -12,7 +12,7 @@ import { AppError, badInput, type AssistantId, type ModelServiceId, type TenantI
 import { Database, tenantScope } from '../database';
 import { ModelServicesRepository, SERVICE_TYPE } from '../model-services';
 import { AuditLogRepository, type AuditRecord } from '../tenancy';
-import { shownSources } from '../tools';
+import { ToolSources } from '../tools';
 import type { CreateAgentRequest, UpdateAgentRequest } from './requests';
 
 /** Who changes an agent, for the audit log. */
@@ -33,6 +33,7 @@ export class Agents {
     private readonly assistants: AssistantsRepository,
     private readonly services: ModelServicesRepository,
     private readonly auditLog: AuditLogRepository,
+    private readonly tools: ToolSources,
   ) {}
 
   /** By slug. */
@@ -118,9 +119,14 @@ export class Agents {
   ): Promise<void> {
     const { tenantId } = author;
     const made = await this.assistants.createVersion(tx, tenantId, assistantId, input);
-    await this.record(tx, author, 'create', 'assistant-version', { after: shown(made) });
+    await this.record(tx, author, 'create', 'assistant-version', { after: this.shown(made) });
     const published = await this.assistants.publish(tx, tenantId, assistantId, made.id);
-    await this.record(tx, author, 'publish', 'assistant-version', { after: shown(published) });
+    await this.record(tx, author, 'publish', 'assistant-version', { after: this.shown(published) });
+  }
+
+  /** As the audit log may hold it. */
+  private shown(version: AssistantVersion) {
+    return { ...version, tools: this.tools.shown(version.tools, version.assistantId, 'brief') };
   }
 
   private record(
@@ -185,9 +191,6 @@ function inputOf(version: AssistantVersion): AssistantVersionInput {
   const { prompt, modelServiceId, parameters, greeting, suggestedQuestions, contextPolicy, tools } = version;
   return { prompt, modelServiceId, parameters, greeting, suggestedQuestions, contextPolicy, tools };
 }
-
-/** As the audit log may hold it. */
-const shown = (version: AssistantVersion) => ({ ...version, tools: shownSources(version.tools, 'brief') });
 
 /** On this wire the slug is called `id`. */
 function slugTaken(error: unknown): never {

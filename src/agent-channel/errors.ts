@@ -38,6 +38,7 @@ const CODES: Readonly<Partial<Record<ErrorCode, ChannelCode>>> = {
   QUOTA_EXCEEDED: 'quota_exceeded',
   BODY_TOO_LARGE: 'too_large',
   PROVIDER_FAILED: 'provider_error',
+  CREDENTIAL_UNREADABLE: 'provider_error',
   PROVIDER_TIMEOUT: 'provider_timeout',
 };
 

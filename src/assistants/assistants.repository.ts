@@ -10,9 +10,11 @@ import {
   type CursorPage,
   type CursorQuery,
   type ModelServiceId,
+  type SealedRow,
+  type SealedRows,
   type TenantId,
 } from '../common';
-import { Database, idArray, tenantScope, type Statement } from '../database';
+import { Database, idArray, tenantScope, tenantsScope, type Statement } from '../database';
 import { AssistantVersionEntity } from './assistant-version.entity';
 import { AssistantEntity } from './assistant.entity';
 
@@ -81,8 +83,12 @@ export type PublishedAssistant = Pick<Assistant, 'id' | 'slug' | 'name' | 'creat
 
 const MAX_CACHED = 10_000;
 
+/** The sealed headers of a version's tools, in their order. */
+const SEALED = `(select array_agg(tool->>'headers' order by place)
+  from jsonb_array_elements(v.tools) with ordinality x(tool, place) where tool ? 'headers')`;
+
 @Injectable()
-export class AssistantsRepository {
+export class AssistantsRepository implements SealedRows {
   private readonly versions = new FreshCache<PublicVersion | null>(MAX_CACHED);
   private readonly contacts = new FreshCache<Contact | null>(MAX_CACHED);
 
@@ -253,6 +259,39 @@ export class AssistantsRepository {
       take: query.limit + 1,
     });
     return cursorPage(rows.map(toVersion), query.limit);
+  }
+
+  /** Versions whose tools have sealed headers; `name` is the assistant's slug and the version's number. */
+  sealedRows(tenants: readonly TenantId[], after: string, limit: number): Promise<SealedRow[]> {
+    return this.database.one(tenantsScope(tenants), {
+      name: 'assistant-versions-sealed',
+      text: `select v.id, v.tenant_id, v.assistant_id, a.slug, v.number, ${SEALED} as sealed
+             from assistant_versions v join assistants a on a.id = v.assistant_id
+             where v.tenant_id = any($1::bigint[]) and v.id > $2 and v.tools @? '$[*].headers'
+             order by v.id limit $3`,
+      values: [[...tenants], after, limit],
+      map: (rows) =>
+        rows.map((row) => ({
+          id: row.id as string,
+          tenantId: row.tenant_id as TenantId,
+          name: `${row.slug as string}, version ${row.number as number}`,
+          context: row.assistant_id as string,
+          sealed: row.sealed as string[],
+        })),
+    });
+  }
+
+  reseal({ id, tenantId, sealed: before }: SealedRow, sealed: readonly string[]): Promise<boolean> {
+    return this.database.one(tenantScope(tenantId!), {
+      name: 'assistant-version-reseal',
+      text: `update assistant_versions v set tools = (
+               select jsonb_agg(case when tool ? 'headers' then jsonb_set(tool, '{headers}',
+                 to_jsonb(($4::text[])[array_position($3::text[], tool->>'headers')])) else tool end order by place)
+               from jsonb_array_elements(v.tools) with ordinality x(tool, place))
+             where v.tenant_id = $1 and v.id = $2 and ${SEALED} = $3::text[] returning v.id`,
+      values: [tenantId, id, [...before], [...sealed]],
+      map: (rows) => rows.length > 0,
+    });
   }
 
   /** From now on this version is the one that the assistant's slug answers with. */

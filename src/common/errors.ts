@@ -27,6 +27,10 @@ export const ERRORS = {
   QUOTA_EXCEEDED: { status: 429, message: 'The quota of this day or month is used up.' },
   INTERNAL: { status: 500, message: 'Something went wrong here; it has been logged.' },
   PROVIDER_FAILED: { status: 502, message: 'The model provider failed.' },
+  CREDENTIAL_UNREADABLE: {
+    status: 502,
+    message: "The model provider's credential can not be read any more; an operator has to enter it again.",
+  },
   OVERLOADED: { status: 503, message: 'Too much is going on here right now; come back in a moment.' },
   STORAGE_UNAVAILABLE: {
     status: 503,

@@ -8,6 +8,8 @@ export * from './ids';
 export * from './json-bounds';
 export * from './principal';
 export * from './shutdown';
+export * from './sealed-rows';
+export * from './secret-box';
 export * from './text';
 export * from './time';
 export * from './paging';

@@ -1,3 +1,5 @@
+import { BlockList, isIP } from 'node:net';
+
 /**
  * The environment, variable by variable: the only reader of process.env is `loadConfig` beside this file.
  * `.env.example` is kept equal to this table by a test.
@@ -66,6 +68,28 @@ const secret = (describe: string, minLength: number): Variable<string | undefine
   },
 });
 
+/** Addresses and ranges, with commas between them. */
+const ranges = (describe: string): Variable<BlockList> => ({
+  describe,
+  example: '',
+  parse: (raw = '') => {
+    const list = new BlockList();
+    for (const entry of raw.split(',').map((text) => text.trim())) {
+      if (entry === '') continue;
+      const [base = '', bits, ...more] = entry.split('/');
+      const family = isIP(base);
+      const most = family === 6 ? 128 : 32;
+      const prefix = bits === undefined ? most : /^\d{1,3}$/.test(bits) ? Number(bits) : NaN;
+      if (family === 0 || more.length > 0 || !(prefix <= most))
+        throw new Error(
+          'must be addresses and ranges with commas between them, as 10.0.0.5,10.1.0.0/16,fd00::/8',
+        );
+      list.addSubnet(base, prefix, family === 6 ? 'ipv6' : 'ipv4');
+    }
+    return list;
+  },
+});
+
 export const VARIABLES = {
   NODE_ENV: choice(
     'production turns the quickstart off and asks for PARLEY_SECRET_KEY',
@@ -84,6 +108,10 @@ export const VARIABLES = {
     '.parley',
   ),
   PARLEY_SECRET_KEY: secret('signs tokens and encrypts provider credentials; required in production', 32),
+  PARLEY_SECRET_KEY_PREVIOUS: secret(
+    'the key before, or the one to come: reads what it encrypted and signed, writes nothing',
+    32,
+  ),
   PARLEY_ROOT_KEY: secret("the platform operator's key for /api/admin", 32),
   OPENAI_API_KEY: text('quickstart: the provider key that the assistant `main` uses'),
   OPENAI_BASE_URL: url('quickstart: an OpenAI-compatible endpoint, e.g. http://localhost:11434/v1', [
@@ -250,6 +278,9 @@ export const VARIABLES = {
     'auto: webhooks may lead to no private address; outside production to this machine itself',
     ['auto', 'allow', 'refuse'],
     'auto',
+  ),
+  PRIVATE_ADDRESSES_ALLOWED: ranges(
+    "private addresses and ranges that tenants' providers, tools and webhooks may lead to all the same, e.g. 10.0.0.5,10.1.0.0/16",
   ),
 } satisfies Record<string, Variable<unknown>>;
 

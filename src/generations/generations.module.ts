@@ -20,8 +20,8 @@ import { TextGenerations } from './text-generations';
   providers: [
     MediaDriver,
     Generations,
-    { provide: AudioFetcher, useFactory: () => new AudioFetcher() },
-    { provide: ImageFetcher, useFactory: () => new ImageFetcher() },
+    AudioFetcher,
+    ImageFetcher,
     ImageCosts,
     AppGenerations,
     GenerationEndings,

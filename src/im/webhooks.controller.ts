@@ -2,7 +2,7 @@ import { Body, Controller, Delete, Get, HttpCode, Param, Patch, Post, Query, Use
 import { ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import { AppError, asId, type Principal, type WebhookId } from '../common';
 import { Caller, Scopes, validation } from '../common/http';
-import { SecretOpener, WebhookSender, WebhooksRepository } from '../webhooks';
+import { WebhookSender, WebhooksRepository } from '../webhooks';
 import { CreateWebhookRequest, ListQuery, UpdateWebhookRequest } from './requests';
 
 /** Who is told of what happens (docs/protocols/im.md, "Webhooks"). */
@@ -15,7 +15,6 @@ export class WebhooksController {
   constructor(
     private readonly webhooks: WebhooksRepository,
     private readonly sender: WebhookSender,
-    private readonly secrets: SecretOpener,
   ) {}
 
   @Get()
@@ -28,9 +27,7 @@ export class WebhooksController {
   @ApiOperation({ summary: 'Create a webhook; the answer is the only place its secret ever stands' })
   async create(@Caller() { tenantId }: Principal, @Body() input: CreateWebhookRequest) {
     await this.sender.check(input.url);
-    const { webhook, secret } = await this.webhooks.create(tenantId, input, (plain, id) =>
-      this.secrets.seal(plain, id),
-    );
+    const { webhook, secret } = await this.webhooks.create(tenantId, input);
     return { ...webhook, secret };
   }
 
@@ -49,6 +46,14 @@ export class WebhooksController {
   ) {
     if (input.url !== undefined) await this.sender.check(input.url);
     return this.webhooks.update(tenantId, webhookId(id), input);
+  }
+
+  @Post(':id/secret')
+  @HttpCode(200)
+  @ApiOperation({ summary: 'Replace the secret; the answer is the only place the new one ever stands' })
+  async replaceSecret(@Caller() { tenantId }: Principal, @Param('id') id: string) {
+    const { webhook, secret } = await this.webhooks.replaceSecret(tenantId, webhookId(id));
+    return { ...webhook, secret };
   }
 
   @Delete(':id')

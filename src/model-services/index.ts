@@ -7,7 +7,6 @@ export * from './model-providers.repository';
 export * from './model-services.module';
 export * from './model-services.repository';
 export * from './provider-failure';
-export * from './secret-box';
 export * from './text-drivers';
 import { ModelProviderEntity } from './model-provider.entity';
 import { ModelServiceEntity } from './model-service.entity';

@@ -7,6 +7,7 @@ import {
   cursorPage,
   FreshCache,
   IdGenerator,
+  SecretBox,
   type CursorPage,
   type CursorQuery,
   type ModelServiceId,
@@ -18,7 +19,6 @@ import type { ProviderEndpoint } from './drivers/text-driver';
 import type { ProviderCredential } from './model-providers.repository';
 import { deletePrice, listPrices, priced, PRICE_NOW, setPrice, type ModelPrice } from './model-prices';
 import { ModelServiceEntity } from './model-service.entity';
-import { SecretBox } from './secret-box';
 
 /** `modelServiceType` of the assistant-platform wire. */
 export const SERVICE_TYPE = { text: 0, image: 1, embedding: 2, speech: 3 } as const;
@@ -210,12 +210,10 @@ export class ModelServicesRepository {
 
   private toResolved(row: Row): ResolvedService {
     const providerId = row.provider_id as string;
-    const credentials = row.credentials
-      ? (JSON.parse(this.box.open(row.credentials as string, providerId)) as ProviderCredential[])
-      : [];
-    const headers = row.headers
-      ? (JSON.parse(this.box.open(row.headers as string, providerId)) as Record<string, string>)
-      : {};
+    const open = (sealed: unknown, none: string): string | null =>
+      sealed === null ? none : this.box.tryOpen(sealed as string, providerId);
+    const [credentials, headers] = [open(row.credentials, '[]'), open(row.headers, '{}')];
+    const [credential] = JSON.parse(credentials ?? '[]') as ProviderCredential[];
     return {
       id: row.id as ModelServiceId,
       model: row.model as string,
@@ -228,8 +226,10 @@ export class ModelServicesRepository {
       endpoint: {
         providerId,
         baseUrl: (row.base_url as string | null) ?? '',
-        ...(credentials[0] && { apiKey: credentials[0].apiKey }),
-        headers,
+        ...(credential && { apiKey: credential.apiKey }),
+        headers: JSON.parse(headers ?? '{}') as Record<string, string>,
+        policy: row.provider_tenant_id === null ? 'operator' : 'provider',
+        ...((credentials === null || headers === null) && { unreadable: true }),
         connectTimeoutMs: row.connect_timeout_ms as number,
         firstPieceTimeoutMs: row.first_piece_timeout_ms as number,
         idleTimeoutMs: row.idle_timeout_ms as number,
@@ -242,7 +242,7 @@ export class ModelServicesRepository {
 // The provider must be the service's owner's, or shared: a tenant's service can't borrow another's credential.
 const SELECT_RESOLVED = `select s.id, s.model, s.type, s.context_window, s.parameters,
            coalesce(price.input_price, s.input_price) as input_price, coalesce(price.output_price, s.output_price) as output_price,
-           p.id as provider_id, p.kind, p.base_url, p.credentials, p.headers,
+           p.id as provider_id, p.tenant_id as provider_tenant_id, p.kind, p.base_url, p.credentials, p.headers,
            p.connect_timeout_ms, p.first_piece_timeout_ms, p.idle_timeout_ms, p.total_timeout_ms
          from model_services s join model_providers p on p.id = s.provider_id
            and (p.tenant_id is null or p.tenant_id = s.tenant_id)

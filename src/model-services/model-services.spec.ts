@@ -1,20 +1,6 @@
 import { estimatePromptTokens, estimateTokens } from './drivers/token-estimate';
 import { parseRetryAfter, retryDelay } from './drivers/retry-policy';
 import { ProviderError, type ProviderFailure } from './drivers/text-driver';
-import { SecretBox } from './secret-box';
-
-describe('SecretBox', () => {
-  const box = new SecretBox('k'.repeat(32));
-  it('opens what it sealed, in the same place, with the same key, untouched', () => {
-    const sealed = box.seal('geheim 😀', 'row 1');
-    expect(sealed).not.toContain('geheim');
-    expect(box.seal('geheim 😀', 'row 1')).not.toBe(sealed);
-    expect(box.open(sealed, 'row 1')).toBe('geheim 😀');
-    expect(() => box.open(sealed, 'row 2')).toThrow();
-    expect(() => new SecretBox('x'.repeat(32)).open(sealed, 'row 1')).toThrow();
-    expect(() => box.open(`${sealed.slice(0, -2)}AA`, 'row 1')).toThrow();
-  });
-});
 
 describe('the token estimate', () => {
   it('counts four ASCII characters or one of another script a token', () => {

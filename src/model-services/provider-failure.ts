@@ -6,6 +6,7 @@ const CODE_OF: Readonly<Record<ProviderFailure, ErrorCode>> = {
   refused: 'PROVIDER_FAILED',
   failed: 'PROVIDER_FAILED',
   malformed: 'PROVIDER_FAILED',
+  unreadable: 'CREDENTIAL_UNREADABLE',
   timeout: 'PROVIDER_TIMEOUT',
   'rate-limited': 'RATE_LIMITED',
 };

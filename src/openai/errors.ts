@@ -28,10 +28,16 @@ const TYPES: Readonly<Partial<Record<ErrorCode, readonly [type: string, code: st
   IDEMPOTENCY_MISMATCH: [REQUEST, 'idempotency_mismatch'],
   RATE_LIMITED: ['rate_limit_error', 'rate_limit_exceeded'],
   QUOTA_EXCEEDED: ['insufficient_quota', 'insufficient_quota'],
+  CREDENTIAL_UNREADABLE: ['api_error', 'credential_unreadable'],
 };
 
 /** What is wrong for good, however often it is sent again. The SDKs ask again after 408, 409, 429 and any 5xx unless told. */
-const FOR_GOOD: ReadonlySet<ErrorCode> = new Set(['CONFLICT', 'INTERNAL', 'QUOTA_EXCEEDED']);
+const FOR_GOOD: ReadonlySet<ErrorCode> = new Set([
+  'CONFLICT',
+  'CREDENTIAL_UNREADABLE',
+  'INTERNAL',
+  'QUOTA_EXCEEDED',
+]);
 
 /** The cause of a failure whose turn is in a conversation by now: to send it again would be to say it again. */
 export const TURN_KEPT = new Error('the turn is kept');

@@ -1,3 +1,5 @@
+import { Config } from '../config';
+import { Outbound } from '../outbound';
 import type { PublishedAssistant } from '../assistants';
 import type { TenantId } from '../common';
 import { ImageFetcher } from '../generations';
@@ -28,7 +30,7 @@ describe('isEmbeddingInput', () => {
 });
 
 describe('imageIn', () => {
-  const fetcher = new ImageFetcher();
+  const fetcher = new ImageFetcher(new Outbound(Config.load({})));
   const { signal } = new AbortController();
 
   it('leaves what fits, and what nobody asked to have otherwise', async () => {

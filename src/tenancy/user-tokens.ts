@@ -27,11 +27,12 @@ const MAX_TOKEN_CHARS = 4_096;
 export class UserTokens {
   /** Imported once: `jose` would do it for every token. */
   private readonly key: Promise<webcrypto.CryptoKey>;
+  private readonly previousKey: Promise<webcrypto.CryptoKey> | undefined;
 
-  constructor(secretKey: string) {
-    const derived = hkdfSync('sha256', secretKey, '', AUDIENCES.im, 32);
-    const algorithm = { name: 'HMAC', hash: 'SHA-256' };
-    this.key = webcrypto.subtle.importKey('raw', derived, algorithm, false, ['sign', 'verify']);
+  /** Tokens that were signed under `previous` are read, too. */
+  constructor(secretKey: string, previous?: string) {
+    this.key = imported(secretKey);
+    this.previousKey = previous === undefined ? undefined : imported(previous);
   }
 
   async sign(
@@ -49,22 +50,39 @@ export class UserTokens {
   /** Null for anything that is not a token of ours for one of these uses, or an expired one. */
   async read(token: string, uses: readonly TokenUse[] = ['im']): Promise<UserToken | null> {
     if (token.length > MAX_TOKEN_CHARS) return null;
-    try {
-      const { payload } = await jwtVerify(token, await this.key, {
-        algorithms: [ALGORITHM],
-        audience: uses.map((use) => AUDIENCES[use]),
-      });
-      return {
-        tenantId: asId<TenantId>(payload.ten)!,
-        userId: payload.sub!,
-        client: payload.cli as string,
-        keyId: asId<ApiKeyId>(payload.kid),
-        issuedAt: payload.at as number,
-        expiresAt: payload.exp! * 1_000,
-      };
-    } catch {
-      // Not signed by us, or over: for who shows it the two are the same.
-      return null;
-    }
+    const found = await readUnder(await this.key, token, uses);
+    return found ?? (this.previousKey ? readUnder(await this.previousKey, token, uses) : null);
+  }
+}
+
+function imported(secretKey: string): Promise<webcrypto.CryptoKey> {
+  const derived = hkdfSync('sha256', secretKey, '', AUDIENCES.im, 32);
+  return webcrypto.subtle.importKey('raw', derived, { name: 'HMAC', hash: 'SHA-256' }, false, [
+    'sign',
+    'verify',
+  ]);
+}
+
+async function readUnder(
+  key: webcrypto.CryptoKey,
+  token: string,
+  uses: readonly TokenUse[],
+): Promise<UserToken | null> {
+  try {
+    const { payload } = await jwtVerify(token, key, {
+      algorithms: [ALGORITHM],
+      audience: uses.map((use) => AUDIENCES[use]),
+    });
+    return {
+      tenantId: asId<TenantId>(payload.ten)!,
+      userId: payload.sub!,
+      client: payload.cli as string,
+      keyId: asId<ApiKeyId>(payload.kid),
+      issuedAt: payload.at as number,
+      expiresAt: payload.exp! * 1_000,
+    };
+  } catch {
+    // Not signed by us, or over: for who shows it the two are the same.
+    return null;
   }
 }

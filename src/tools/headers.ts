@@ -1,3 +1,5 @@
+import { headerSecrets, Redaction } from '../outbound';
+
 /** RFC 9110's tokens and what may stand in a field's value. */
 const NAME = /^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$/;
 const VALUE = /^[\t\x20-\x7e\x80-\xff]{0,4096}$/;
@@ -14,14 +16,10 @@ export const isHeaderValue = (value: string): boolean => VALUE.test(value);
 export const mayConfigure = (name: string): boolean => NAME.test(name) && !OURS.test(name);
 export const mayBeArgument = (name: string): boolean => mayConfigure(name) && !NOT_FOR_MODELS.test(name);
 
-const HIDDEN = '[hidden]';
 const MIN_SECRET_CHARS = 8;
 
-/** Takes the values of configured headers out of a text: services like to repeat what they were asked with. */
-export function withoutSecrets(text: string, headers: Readonly<Record<string, string>> | undefined): string {
-  return Object.entries(headers ?? {})
-    .filter(([name]) => !/^(accept|user-agent)/i.test(name))
-    .flatMap(([, value]) => [value, value.slice(value.lastIndexOf(' ') + 1)])
-    .filter((secret) => secret.length >= MIN_SECRET_CHARS)
-    .reduce((rest, secret) => rest.replaceAll(secret, HIDDEN), text);
+/** What takes the values of configured headers out of a text: services like to repeat what they were asked with. */
+export function redactionOf(headers: Readonly<Record<string, string>> | undefined): Redaction {
+  const secrets = headerSecrets(headers ?? {}, '[hidden]');
+  return new Redaction(secrets.filter(({ value }) => value.length >= MIN_SECRET_CHARS));
 }

@@ -28,6 +28,15 @@ it.each<[unknown, string]>([
   [[{ ...mcp, url: 'docs' }], 'tools.0.url: must be a URL'],
   [[{ ...mcp, url: 'file:///etc/passwd' }], 'tools.0.url: must be an http or https URL'],
   [[{ ...mcp, url: 'https://a:b@c.example' }], 'tools.0.url: must not hold credentials; use headers'],
+  [
+    [
+      {
+        ...mcp,
+        headers: Object.fromEntries(['a', 'b', 'c', 'd'].map((name) => [name, 'x'.repeat(4_096)])),
+      },
+    ],
+    'tools.0.headers: must be at most 16384 characters as JSON',
+  ],
   [[{ ...mcp, headers: true }], 'tools.0.headers: must be an object of texts'],
   [[{ ...mcp, headers: { Host: 'x' } }], 'tools.0.headers.Host: is not a header that may be set'],
   [[{ ...mcp, headers: { a: '1', A: '2' } }], 'tools.0.headers: must name each header once'],

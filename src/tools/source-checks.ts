@@ -11,6 +11,7 @@ const MAX_SPEC_CHARS = 200_000;
 const MAX_TOTAL_CHARS = 400_000;
 const MAX_URL_CHARS = 2_000;
 const MAX_HEADERS = 20;
+const MAX_HEADERS_CHARS = 16_384;
 const MAX_TOOL_NAME_CHARS = 128;
 const FIELDS = {
   mcp: ['type', 'name', 'url', 'headers', 'allow'],
@@ -135,6 +136,8 @@ function checkedHeaders(field: string, value: unknown): Record<string, string> {
   if (!isObject(value)) throw badInput(field, 'must be an object of texts');
   const entries = Object.entries(value);
   if (entries.length > MAX_HEADERS) throw badInput(field, `must hold at most ${MAX_HEADERS}`);
+  if (JSON.stringify(value).length > MAX_HEADERS_CHARS)
+    throw badInput(field, `must be at most ${MAX_HEADERS_CHARS} characters as JSON`);
   const names = new Set(entries.map(([name]) => name.toLowerCase()));
   if (names.size < entries.length) throw badInput(field, 'must name each header once');
   for (const [name, text] of entries) {

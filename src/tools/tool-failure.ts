@@ -1,5 +1,6 @@
 import { ProtocolError, SdkErrorCode, SdkHttpError } from '@modelcontextprotocol/client';
-import { RefusedAddressError, truncate } from '../common';
+import { truncate } from '../common';
+import { RefusedAddressError } from '../outbound';
 import { isObject, type JsonObject } from './json';
 
 /** A failure whose message a model may read. */

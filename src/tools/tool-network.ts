@@ -1,13 +1,9 @@
-import { isIP } from 'node:net';
-import { Injectable, type OnApplicationShutdown } from '@nestjs/common';
-import { Agent, fetch } from 'undici';
-import { guardedLookup, hostOf, isPrivateAddress, RefusedAddressError } from '../common';
-import { Config } from '../config';
+import { Injectable } from '@nestjs/common';
+import { Outbound } from '../outbound';
 import { ToolFailure } from './tool-failure';
 
-const CONNECT_MS = 5_000;
-/** Above the limit of a call, which says it better. */
-const SILENCE_MS = 35_000;
+/** The silence is above the limit of a call, which says it better. */
+const POOL = { connectMs: 5_000, silenceMs: 35_000 };
 export const MAX_ANSWER_BYTES = 1_048_576;
 
 export class AnswerTooLarge extends ToolFailure {
@@ -16,28 +12,14 @@ export class AnswerTooLarge extends ToolFailure {
   }
 }
 
-/**
- * The only way from here to anybody else's server: never to a private address unless the installation allows it, never
- * along a redirect, and never for more than 1 MiB (counted unpacked).
- */
+/** The way to a tool's server: never along a redirect, and never for more than 1 MiB (counted unpacked). */
 @Injectable()
-export class ToolNetwork implements OnApplicationShutdown {
-  private readonly agent: Agent;
+export class ToolNetwork {
+  constructor(private readonly outbound: Outbound) {}
 
-  constructor(private readonly config: Config) {
-    this.agent = new Agent({
-      connect: { timeout: CONNECT_MS, lookup: guardedLookup((address) => this.refused(address)) },
-      headersTimeout: SILENCE_MS,
-      bodyTimeout: SILENCE_MS,
-    });
-  }
-
-  async onApplicationShutdown(): Promise<void> {
-    await this.agent.destroy();
-  }
-
-  refused(address: string): boolean {
-    return !this.config.privateProviderAddresses && isPrivateAddress(address);
+  /** BAD_INPUT naming `field` for an address that may not be called. */
+  check(field: string, url: string): Promise<void> {
+    return this.outbound.check('tool', field, url);
   }
 
   /**
@@ -49,20 +31,13 @@ export class ToolNetwork implements OnApplicationShutdown {
     init: RequestInit = {},
     onTooLarge?: (error: Error) => void,
   ): Promise<Response> {
-    const host = hostOf(String(url));
-    if (isIP(host) && this.refused(host)) throw new RefusedAddressError();
-    const answer = await fetch(String(url), {
-      method: init.method ?? 'GET',
-      headers: { 'user-agent': 'Parley-Tools/1', ...Object.fromEntries(new Headers(init.headers)) },
-      body: (init.body as string | null | undefined) ?? null,
-      signal: init.signal ?? null,
-      redirect: 'manual',
-      dispatcher: this.agent,
-    });
-    return new Response(answer.body && bounded(answer.body as ReadableStream<Uint8Array>, onTooLarge), {
-      status: answer.status,
-      headers: [...answer.headers],
-    });
+    const headers = { 'user-agent': 'Parley-Tools/1', ...Object.fromEntries(new Headers(init.headers)) };
+    const {
+      body,
+      status,
+      headers: said,
+    } = await this.outbound.fetch('tool', url, { ...init, headers }, POOL);
+    return new Response(body && bounded(body, onTooLarge), { status, headers: said });
   }
 }
 

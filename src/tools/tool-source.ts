@@ -34,15 +34,3 @@ export type ToolSource = McpToolSource | OpenApiToolSource;
 export type StoredMcpSource = McpFields & SealedHeaders;
 export type StoredOpenApiSource = OpenApiFields & SealedHeaders;
 export type StoredToolSource = StoredMcpSource | StoredOpenApiSource;
-
-/**
- * Stored sources as an operator may see them: `headers` is `true` where there are any, never their names or values.
- * `brief`, for lists and logs: so is `spec`.
- */
-export function shownSources(stored: readonly unknown[], detail: 'whole' | 'brief'): unknown[] {
-  return (stored as readonly StoredToolSource[]).map((source) => ({
-    ...source,
-    ...(source.headers !== undefined && { headers: true }),
-    ...('spec' in source && detail === 'brief' && { spec: true }),
-  }));
-}

@@ -1,8 +1,8 @@
 import { Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
-import { refuseAddresses } from '../common';
-import { Config } from '../config';
-import { withoutSecrets } from './headers';
+import { UnreadableSecretError } from '../common';
+import { shownUrl } from '../outbound';
+import { redactionOf } from './headers';
 import { storable } from './json';
 import { McpSource, type McpTools } from './mcp-source';
 import { operationsOf, serverOf, type Operation } from './openapi-document';
@@ -33,7 +33,6 @@ export class ToolSources {
   });
 
   constructor(
-    private readonly config: Config,
     private readonly secrets: ToolSecrets,
     private readonly network: ToolNetwork,
   ) {}
@@ -41,10 +40,9 @@ export class ToolSources {
   /** The sources, if they are well-formed and may be called. BAD_INPUT naming the field: `tools.0.url: …`. */
   async check(sources: unknown): Promise<ToolSource[]> {
     const checked = checkedSources(sources);
-    if (this.config.privateProviderAddresses) return checked;
     for (const [index, source] of checked.entries()) {
       const { field, url } = endpointOf(index, source);
-      await refuseAddresses(field, url, (address) => this.network.refused(address));
+      await this.network.check(field, url);
     }
     return checked;
   }
@@ -54,6 +52,23 @@ export class ToolSources {
     return sources.map(({ headers, ...source }) => ({
       ...source,
       ...(headers && { headers: this.secrets.seal(JSON.stringify(headers), id) }),
+    }));
+  }
+
+  /**
+   * Stored sources as an operator may see them: `headers` is `true` where there are any, never their names or values,
+   * and `headersStatus` says whether they can still be read; a URL is without the values of its query. `brief`, for
+   * lists and logs: `spec` is `true`, too.
+   */
+  shown(stored: readonly unknown[], id: string, detail: 'whole' | 'brief'): unknown[] {
+    return (stored as readonly StoredToolSource[]).map(({ headers, ...source }) => ({
+      ...source,
+      ...('url' in source && { url: shownUrl(source.url) }),
+      ...(headers !== undefined && {
+        headers: true,
+        headersStatus: this.secrets.readable(headers, id) ? 'ok' : 'enter-again',
+      }),
+      ...('spec' in source && detail === 'brief' && { spec: true }),
     }));
   }
 
@@ -92,7 +107,7 @@ export class ToolSources {
       return { name: stored.name, headers, source };
     } catch (error) {
       const message = limit.aborted ? `it did not answer within ${OPEN_MS / 1_000} s` : inPlainWords(error);
-      return { source: stored.name, message: storable(withoutSecrets(message, headers)) };
+      return { source: stored.name, message: storable(redactionOf(headers).of(message)) };
     }
   }
 
@@ -100,7 +115,8 @@ export class ToolSources {
     if (sealed === undefined) return undefined;
     try {
       return JSON.parse(this.secrets.open(sealed, id)) as Record<string, string>;
-    } catch {
+    } catch (error) {
+      if (!(error instanceof UnreadableSecretError)) throw error;
       throw new ToolFailure('its headers can not be unsealed; enter them again');
     }
   }

@@ -1,5 +1,6 @@
 import { truncate } from '../common';
-import { withoutSecrets } from './headers';
+import type { Redaction } from '../outbound';
+import { redactionOf } from './headers';
 import { isObject, storable, type JsonObject } from './json';
 import type { OpenSource, Tool, ToolResult } from './tool';
 import { inPlainWords } from './tool-failure';
@@ -46,6 +47,7 @@ export class OpenToolbox implements Toolbox {
   readonly tools: readonly Tool[];
   readonly failures: readonly SourceFailure[];
   private readonly entries = new Map<string, Entry>();
+  private readonly redactions = new Map<NamedSource, Redaction>();
 
   constructor(
     private readonly sources: readonly NamedSource[],
@@ -76,16 +78,22 @@ export class OpenToolbox implements Toolbox {
     if (!args) return failed(`The arguments of "${name}" must be one JSON object.`);
 
     const tooLate = AbortSignal.timeout(this.callMs);
-    const { source, headers } = entry.from;
+    const { source } = entry.from;
     const limit = AbortSignal.any([signal, tooLate]);
     try {
       const { content, isError } = await unlessAborted(source.call(entry.tool, args, limit), limit);
-      return { content: bounded(withoutSecrets(content, headers)), isError };
+      return { content: bounded(this.redaction(entry.from).of(content)), isError };
     } catch (error) {
       signal.throwIfAborted();
       const words = tooLate.aborted ? `it took longer than ${this.callMs / 1_000} s` : inPlainWords(error);
-      return failed(withoutSecrets(`"${name}" failed: ${words}.`, headers));
+      return failed(this.redaction(entry.from).of(`"${name}" failed: ${words}.`));
     }
+  }
+
+  private redaction(from: NamedSource): Redaction {
+    let redaction = this.redactions.get(from);
+    if (!redaction) this.redactions.set(from, (redaction = redactionOf(from.headers)));
+    return redaction;
   }
 
   async close(): Promise<void> {

@@ -1,63 +1,42 @@
 import { createHmac } from 'node:crypto';
-import { isIP } from 'node:net';
-import { Injectable, type OnApplicationShutdown } from '@nestjs/common';
-import { Agent, request } from 'undici';
-import { AppError, guardedLookup, hostOf, isLoopback, isPrivateAddress, refuseAddresses } from '../common';
-import { Config } from '../config';
+import { Injectable } from '@nestjs/common';
+import { Outbound } from '../outbound';
 import type { Delivery } from './webhooks.repository';
 
 const TIMEOUT_MS = 10_000;
 const MAX_ANSWER_BYTES = 16_384;
+const POOL = { connectMs: TIMEOUT_MS, silenceMs: TIMEOUT_MS, maxResponseBytes: MAX_ANSWER_BYTES };
 
-/** One attempt: signed, bounded in time, and never to an address inside our own network, whatever its name resolves to by then. */
+/** One attempt: signed and bounded in time. */
 @Injectable()
-export class WebhookSender implements OnApplicationShutdown {
-  private readonly agent: Agent;
-
-  constructor(private readonly config: Config) {
-    this.agent = new Agent({
-      connect: { timeout: TIMEOUT_MS, lookup: guardedLookup((address) => this.refused(address)) },
-      headersTimeout: TIMEOUT_MS,
-      bodyTimeout: TIMEOUT_MS,
-      maxResponseSize: MAX_ANSWER_BYTES,
-    });
-  }
-
-  async onApplicationShutdown(): Promise<void> {
-    await this.agent.destroy();
-  }
-
-  readonly refused = (address: string): boolean => {
-    const allowed = this.config.privateWebhookAddresses;
-    return allowed !== 'any' && isPrivateAddress(address) && !(allowed === 'loopback' && isLoopback(address));
-  };
+export class WebhookSender {
+  constructor(private readonly outbound: Outbound) {}
 
   /** BAD_INPUT for a URL that may not be called. */
   check(url: string): Promise<void> {
-    return refuseAddresses('url', url, this.refused);
+    return this.outbound.check('webhook', 'url', url);
   }
 
   /** Resolves when the receiver answered 2xx; rejects with an Error whose message says what happened instead. */
   async send(delivery: Delivery, secret: string): Promise<void> {
     const body = bodyOf(delivery);
     const timestamp = String(Math.floor(Date.now() / 1_000));
-    const host = hostOf(delivery.url);
-    if (isIP(host) && this.refused(host)) throw new AppError('BAD_INPUT', { message: 'a private address' });
-    const { statusCode, body: answer } = await request(delivery.url, {
-      method: 'POST',
-      dispatcher: this.agent,
-      signal: AbortSignal.timeout(TIMEOUT_MS),
-      headers: {
-        'content-type': 'application/json',
-        'user-agent': 'Parley-Webhooks/1',
-        'parley-event': delivery.event,
-        'parley-delivery': delivery.id,
-        'parley-attempt': String(delivery.attempt),
-        'parley-timestamp': timestamp,
-        'parley-signature': signature(secret, timestamp, body),
-      },
-      body,
-    });
+    const headers = {
+      'content-type': 'application/json',
+      'user-agent': 'Parley-Webhooks/1',
+      'parley-event': delivery.event,
+      'parley-delivery': delivery.id,
+      'parley-attempt': String(delivery.attempt),
+      'parley-timestamp': timestamp,
+      'parley-signature': signature(secret, timestamp, body),
+    };
+    const signal = AbortSignal.timeout(TIMEOUT_MS);
+    const { statusCode, body: answer } = await this.outbound.request(
+      'webhook',
+      delivery.url,
+      { method: 'POST', headers, body, signal },
+      POOL,
+    );
     await answer.dump({ limit: MAX_ANSWER_BYTES });
     if (statusCode < 200 || statusCode > 299) throw new Error(`answered ${statusCode}`);
   }

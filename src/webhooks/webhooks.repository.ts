@@ -1,7 +1,16 @@
 import { randomBytes } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import { AppError, IdGenerator, type TenantId, type WebhookId } from '../common';
-import { Database, platformScope, tenantScope, type Row, type Statement } from '../database';
+import {
+  AppError,
+  IdGenerator,
+  type SealedRow,
+  type SealedRows,
+  type TenantId,
+  type WebhookId,
+} from '../common';
+import { Database, platformScope, tenantScope, tenantsScope, type Row, type Statement } from '../database';
+import { shownUrl } from '../outbound';
+import { SecretOpener } from './secret-opener';
 
 export const WEBHOOK_EVENTS = ['message.created', 'user.online', 'user.offline', 'group.changed'] as const;
 export type WebhookEvent = (typeof WEBHOOK_EVENTS)[number];
@@ -11,6 +20,8 @@ export interface Webhook {
   readonly url: string;
   readonly events: readonly WebhookEvent[];
   readonly enabled: boolean;
+  /** `enter-again`: it was sealed under a key that is not known any more; nothing can be delivered until it is replaced. */
+  readonly secretStatus: 'ok' | 'enter-again';
   readonly createdAt: Date;
   readonly updatedAt: Date;
 }
@@ -54,27 +65,34 @@ const SECRET_BYTES = 32;
 
 /** Webhooks and their outbox. Rows of the outbox are written with what they tell of, in that one's transaction. */
 @Injectable()
-export class WebhooksRepository {
+export class WebhooksRepository implements SealedRows {
   constructor(
     private readonly database: Database,
     private readonly ids: IdGenerator,
+    private readonly secrets: SecretOpener,
   ) {}
 
-  /** `seal` makes of the new secret what is stored. CONFLICT when the tenant has 20. */
+  /** CONFLICT when the tenant has 20. */
   async create(
     tenantId: TenantId,
     input: WebhookInput & { url: string; events: readonly WebhookEvent[] },
-    seal: (secret: string, id: WebhookId) => string,
   ): Promise<{ webhook: Webhook; secret: string }> {
     const id = this.ids.next<WebhookId>();
-    const secret = `whsec_${randomBytes(SECRET_BYTES).toString('base64')}`;
+    const secret = newSecret();
     const created = await this.database.one(tenantScope(tenantId), {
       name: 'webhook-create',
       text: `insert into webhooks (id, tenant_id, url, secret, events, enabled)
              select $1, $2, $3, $4, $5, $6 where (select count(*) from webhooks where tenant_id = $2) < ${MAX_WEBHOOKS}
              returning ${COLUMNS}`,
-      values: [id, tenantId, input.url, seal(secret, id), [...input.events], input.enabled ?? true],
-      map: ([row]) => (row ? toWebhook(row) : null),
+      values: [
+        id,
+        tenantId,
+        input.url,
+        this.secrets.seal(secret, id),
+        [...input.events],
+        input.enabled ?? true,
+      ],
+      map: ([row]) => (row ? this.toWebhook(row) : null),
     });
     if (!created)
       throw new AppError('CONFLICT', { message: `A tenant has at most ${MAX_WEBHOOKS} webhooks.` });
@@ -86,7 +104,7 @@ export class WebhooksRepository {
       name: 'webhook-list',
       text: `select ${COLUMNS} from webhooks where tenant_id = $1 order by id`,
       values: [tenantId],
-      map: (rows) => rows.map(toWebhook),
+      map: (rows) => rows.map((row) => this.toWebhook(row)),
     });
   }
 
@@ -104,10 +122,62 @@ export class WebhooksRepository {
                updated_at = now()
              where tenant_id = $1 and id = $2 returning ${COLUMNS}`,
       values: [tenantId, id, url ?? null, events ? [...events] : null, enabled ?? null],
-      map: ([row]) => (row ? toWebhook(row) : null),
+      map: ([row]) => (row ? this.toWebhook(row) : null),
     });
     if (!updated) throw new AppError('NOT_FOUND');
     return updated;
+  }
+
+  /** A new secret: what is delivered from now on is signed with it. NOT_FOUND when the tenant has none of that id. */
+  async replaceSecret(tenantId: TenantId, id: WebhookId): Promise<{ webhook: Webhook; secret: string }> {
+    const secret = newSecret();
+    const webhook = await this.database.one(tenantScope(tenantId), {
+      name: 'webhook-replace-secret',
+      text: `update webhooks set secret = $3, updated_at = now() where tenant_id = $1 and id = $2 returning ${COLUMNS}`,
+      values: [tenantId, id, this.secrets.seal(secret, id)],
+      map: ([row]) => (row ? this.toWebhook(row) : null),
+    });
+    if (!webhook) throw new AppError('NOT_FOUND');
+    return { webhook, secret };
+  }
+
+  sealedRows(tenants: readonly TenantId[], after: string, limit: number): Promise<SealedRow[]> {
+    return this.database.one(tenantsScope(tenants), {
+      name: 'webhooks-sealed',
+      text: `select id, tenant_id, url, secret from webhooks
+             where tenant_id = any($1::bigint[]) and id > $2 order by id limit $3`,
+      values: [[...tenants], after, limit],
+      map: (rows) =>
+        rows.map((row) => ({
+          id: row.id as string,
+          tenantId: row.tenant_id as TenantId,
+          name: shownUrl(row.url as string),
+          context: row.id as string,
+          sealed: [row.secret as string],
+        })),
+    });
+  }
+
+  reseal({ id, tenantId, sealed: [before] }: SealedRow, [sealed]: readonly string[]): Promise<boolean> {
+    return this.database.one(tenantScope(tenantId!), {
+      name: 'webhook-reseal',
+      text: 'update webhooks set secret = $4 where tenant_id = $1 and id = $2 and secret = $3 returning id',
+      values: [tenantId, id, before, sealed],
+      map: (rows) => rows.length > 0,
+    });
+  }
+
+  private toWebhook(row: Row): Webhook {
+    const id = row.id as WebhookId;
+    return {
+      id,
+      url: row.url as string,
+      events: row.events as WebhookEvent[],
+      enabled: row.enabled as boolean,
+      secretStatus: this.secrets.readable(row.secret as string, id) ? 'ok' : 'enter-again',
+      createdAt: row.created_at as Date,
+      updatedAt: row.updated_at as Date,
+    };
   }
 
   /** With everything that was still to be delivered to it. */
@@ -177,7 +247,9 @@ export class WebhooksRepository {
   }
 }
 
-const COLUMNS = 'id, url, events, enabled, created_at, updated_at';
+const newSecret = (): string => `whsec_${randomBytes(SECRET_BYTES).toString('base64')}`;
+
+const COLUMNS = 'id, url, secret, events, enabled, created_at, updated_at';
 
 const claim = (limit: number, each: number, busy: readonly WebhookId[]): Statement<Delivery[]> => ({
   name: 'webhook-claim',
@@ -209,17 +281,6 @@ const claim = (limit: number, each: number, busy: readonly WebhookId[]): Stateme
       createdAt: row.created_at as Date,
     })),
 });
-
-function toWebhook(row: Row): Webhook {
-  return {
-    id: row.id as WebhookId,
-    url: row.url as string,
-    events: row.events as WebhookEvent[],
-    enabled: row.enabled as boolean,
-    createdAt: row.created_at as Date,
-    updatedAt: row.updated_at as Date,
-  };
-}
 
 function toDeadLetter(row: Row): DeadLetter {
   return {

@@ -36,7 +36,7 @@ const create = (tenant: TestTenant, body: Record<string, unknown>) =>
 it('is given tools, whose headers nobody sees again', async () => {
   const made = await create(acme, { tools });
   expect(made.status).toBe(201);
-  const shown = tools.map((source) => ({ ...source, headers: true }));
+  const shown = tools.map((source) => ({ ...source, headers: true, headersStatus: 'ok' }));
   expect(made.body.tools).toEqual(shown);
   const path = `${versions(acme)}/${made.body.id}`;
   const got = await acme.get(path);
@@ -47,7 +47,7 @@ it('is given tools, whose headers nobody sees again', async () => {
   const log = await acme.get('/api/admin/audit-log');
   expect(log.status).toBe(200);
   for (const { text } of [made, got, published, list, log]) {
-    expect(text).not.toMatch(/secret-of-a-tool|X-Secret-Name|"v1\./);
+    expect(text).not.toMatch(/secret-of-a-tool|X-Secret-Name|"v[12]\./);
   }
   for (const table of ['assistant_versions', 'audit_log']) {
     const rows = await query(app.databaseUrl, `select to_jsonb(t)::text as row from ${table} t`);

@@ -10,6 +10,7 @@ import { change } from '../support/im';
 import { MediaUpstream, type MediaScript } from '../support/media-upstream';
 import { S3Server } from '../support/s3-server';
 import { gate } from '../support/upstream';
+import { LocalOutbound } from '../support/outbound';
 
 /** "Generation apps" of protocols/assistant-platform.md: images. */
 let app: TestApp;
@@ -31,7 +32,7 @@ beforeAll(async () => {
   await new Promise<void>((resolve) => files.listen(0, '127.0.0.1', resolve));
   [app, upstream] = await Promise.all([bootApp(), MediaUpstream.start()]);
   // The files of this test's provider are on this machine.
-  Object.assign(app.app.nest.get(ImageFetcher), new ImageFetcher(() => false));
+  Object.assign(app.app.nest.get(ImageFetcher), new ImageFetcher(new LocalOutbound()));
   acme = await app.tenant({
     baseUrl: upstream.url,
     provider: { firstPieceTimeoutMs: 30_000, totalTimeoutMs: 30_000 },

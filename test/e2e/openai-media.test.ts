@@ -7,6 +7,7 @@ import { ask, bootApp, eventually, type TestApp, type TestTenant } from '../supp
 import { query } from '../support/database';
 import { MediaUpstream, wav, type MediaScript } from '../support/media-upstream';
 import { gate } from '../support/upstream';
+import { LocalOutbound } from '../support/outbound';
 
 /** protocols/openai.md beside chat, by the official SDK. */
 const TYPE = { text: 0, image: 1, embedding: 2, speech: 3 } as const;
@@ -382,6 +383,7 @@ describe('images', () => {
   it('are fetched from elsewhere, bounded and only if they are images', async () => {
     const outside = createServer((request, response) => {
       if (request.url === '/moved') response.writeHead(302, { location: '/ok' }).end();
+      else if (request.url === '/round') response.writeHead(302, { location: '/round' }).end();
       else if (request.url === '/html') response.writeHead(200, { 'content-type': 'text/html' }).end('x');
       else if (request.url === '/large')
         response.writeHead(200, { 'content-type': 'image/png' }).end(Buffer.alloc(21_000_000));
@@ -390,11 +392,12 @@ describe('images', () => {
     });
     await new Promise<void>((resolve) => outside.listen(0, '127.0.0.1', resolve));
     const base = `http://127.0.0.1:${(outside.address() as AddressInfo).port}`;
-    const fetcher = new ImageFetcher(() => false);
+    const fetcher = new ImageFetcher(new LocalOutbound());
     const { signal } = new AbortController();
-    expect((await fetcher.fetch(`${base}/ok`, signal)).toString('base64')).toBe(PNG);
+    for (const path of ['/ok', '/moved'])
+      expect((await fetcher.fetch(base + path, signal)).toString('base64')).toBe(PNG);
     expect((await fetcher.fetch(`data:image/png;base64,${PNG}`, signal)).toString('base64')).toBe(PNG);
-    for (const path of ['/moved', '/html', '/large']) {
+    for (const path of ['/round', '/html', '/large']) {
       await expect(fetcher.fetch(base + path, signal)).rejects.toMatchObject({ code: 'PROVIDER_FAILED' });
     }
     const leaving = new AbortController();

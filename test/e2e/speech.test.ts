@@ -9,6 +9,7 @@ import { AudioFetcher } from '../../src/generations';
 import { ask, bootApp, eventually, type TestApp, type TestTenant } from '../support/app';
 import { query } from '../support/database';
 import { MediaUpstream, wav } from '../support/media-upstream';
+import { LocalOutbound } from '../support/outbound';
 
 /** `message/audio-to-text` of protocols/assistant-platform.md. */
 const run = promisify(execFile);
@@ -97,7 +98,7 @@ async function upload(bytes: Buffer, fields: Record<string, string> = {}, tenant
 /** The files of this test are on this machine. */
 async function whileLocal<T>(work: () => Promise<T>): Promise<T> {
   const fetcher = app.app.nest.get(AudioFetcher);
-  const local = new AudioFetcher((address) => address !== '127.0.0.1');
+  const local = new AudioFetcher(new LocalOutbound((address) => address !== '127.0.0.1'));
   const before = { ...fetcher };
   Object.assign(fetcher, local);
   try {

@@ -1,7 +1,8 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Config } from '../../src/config';
-import { SecretBox } from '../../src/model-services';
+import { SecretBox } from '../../src/common';
+import { Outbound } from '../../src/outbound';
 import { ToolSources, type Toolbox, type ToolSource } from '../../src/tools';
 import { ToolNetwork } from '../../src/tools/tool-network';
 import { freePort, startEverything, type Everything } from '../support/everything';
@@ -21,7 +22,7 @@ let shop: Server;
 let shopUrl: string;
 const seen: Seen[] = [];
 const behaviours = new Map<string, (request: IncomingMessage, response: ServerResponse) => void>();
-const networks: ToolNetwork[] = [];
+const networks: Outbound[] = [];
 const boxes: Toolbox[] = [];
 
 function toolSources(setting: 'auto' | 'refuse' = 'auto'): ToolSources {
@@ -30,10 +31,11 @@ function toolSources(setting: 'auto' | 'refuse' = 'auto'): ToolSources {
   const secrets = {
     seal: (text: string, id: string) => box.seal(text, `tool:${id}`),
     open: (sealed: string, id: string) => box.open(sealed, `tool:${id}`),
+    readable: (sealed: string, id: string) => box.tryOpen(sealed, `tool:${id}`) !== null,
   };
-  const network = new ToolNetwork(config);
-  networks.push(network);
-  return new ToolSources(config, secrets, network);
+  const outbound = new Outbound(config);
+  networks.push(outbound);
+  return new ToolSources(secrets, new ToolNetwork(outbound));
 }
 
 const never = () => new AbortController().signal;

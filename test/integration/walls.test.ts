@@ -10,6 +10,7 @@ import {
 import { PostgresBlobStore, type BlobHash } from '../../src/blobs';
 import {
   IdGenerator,
+  SecretBox,
   type AssistantVersionId,
   type ConversationId,
   type DialogueId,
@@ -35,7 +36,7 @@ import {
   MessageLog,
 } from '../../src/messages';
 import { Eraser } from '../../src/retention';
-import { ModelServicesRepository, SecretBox } from '../../src/model-services';
+import { ModelServicesRepository } from '../../src/model-services';
 import { UsageReport, UsageRollUp } from '../../src/usage';
 import { ask, bootApp, says, type TestApp, type TestTenant } from '../support/app';
 import { freshDatabase, query } from '../support/database';

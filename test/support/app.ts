@@ -2,8 +2,10 @@ import 'reflect-metadata';
 import { request, type IncomingMessage } from 'node:http';
 import { startApp, type App } from '../../src/app';
 import { Config } from '../../src/config';
+import type { NameLookup } from '../../src/outbound';
 import { freshDatabase } from './database';
 
+export const SECRET_KEY = 'secret-of-the-tests-0123456789abcdef';
 export const ROOT_KEY = 'root-key-of-the-tests-0123456789abcdef';
 
 /** A tenant with everything the main job needs, and a way to ask for things in its name. */
@@ -17,6 +19,7 @@ export interface TestTenant {
   readonly providerId: string;
   get(path: string, headers?: Record<string, string>): Promise<Answer>;
   post(path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>;
+  patch(path: string, body: unknown): Promise<Answer>;
   send(body: unknown, options?: SendOptions): Promise<SseClient>;
 }
 
@@ -53,8 +56,18 @@ export interface TestApp {
   close(): Promise<void>;
 }
 
+export interface BootSettings {
+  readonly lookup?: NameLookup;
+  readonly secretKey?: string;
+  readonly previousSecretKey?: string;
+}
+
 /** The application on port 0 with a database of its own. */
-export async function bootApp(env: Record<string, string> = {}, databaseUrl?: string): Promise<TestApp> {
+export async function bootApp(
+  env: Record<string, string> = {},
+  databaseUrl?: string,
+  { lookup, secretKey = SECRET_KEY, previousSecretKey }: BootSettings = {},
+): Promise<TestApp> {
   const database = databaseUrl ? { url: databaseUrl, drop: async () => undefined } : await freshDatabase();
   const config = Config.load({
     NODE_ENV: 'test',
@@ -66,8 +79,10 @@ export async function bootApp(env: Record<string, string> = {}, databaseUrl?: st
   const app = await startApp({
     config,
     databaseUrl: database.url,
-    secretKey: 'secret-of-the-tests-0123456789abcdef',
+    secretKey,
+    previousSecretKey,
     rootKey: ROOT_KEY,
+    ...(lookup && { lookup }),
   });
   return {
     app,
@@ -142,6 +157,7 @@ export async function makeTenant(
     providerId: provider.id!,
     get: (path, headers) => ask(url, 'GET', path, undefined, { ...own, ...headers }),
     post: (path, body, headers) => ask(url, 'POST', path, body, { ...own, ...headers }),
+    patch: (path, body) => ask(url, 'PATCH', path, body, own),
     send: (body, options = {}) => {
       const target = options.versionId === undefined ? versionId : options.versionId;
       const path = `/api/copywriting/dialogue/sse/send-message${target === null ? '' : `/${target}`}`;

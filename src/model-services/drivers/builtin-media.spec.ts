@@ -1,3 +1,5 @@
+import { Config } from '../../config';
+import { Outbound } from '../../outbound';
 import { crc32, inflateSync } from 'node:zlib';
 import { demoEmbedding, demoImage, demoTranscript } from './builtin-media';
 import { MediaDriver, type MediaService } from './media.driver';
@@ -37,7 +39,8 @@ describe('the built-in demo', () => {
   ])('draws %p images as %p', async (n, count) => {
     const service = { kind: 'builtin', model: 'demo', parameters: {} } as unknown as MediaService;
     const { signal } = new AbortController();
-    const { json } = await new MediaDriver().images({ service, prompt: 'x', options: { n }, signal });
+    const outbound = new Outbound(Config.load({}));
+    const { json } = await new MediaDriver(outbound).images({ service, prompt: 'x', options: { n }, signal });
     expect(json.data).toHaveLength(count);
   });
 

@@ -7,6 +7,7 @@ const endpoint: ProviderEndpoint = {
   baseUrl: 'https://provider.example/v1',
   apiKey: 'sk-secret',
   headers: {},
+  policy: 'provider',
   connectTimeoutMs: 1_000,
   firstPieceTimeoutMs: 1_000,
   idleTimeoutMs: 1_000,

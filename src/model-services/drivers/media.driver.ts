@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
+import { Outbound } from '../../outbound';
 import type { ResolvedService } from '../model-services.repository';
 import { demoEmbedding, demoImage, demoTranscript } from './builtin-media';
 import { malformed, parsedJson, ProviderRequests, reportedFailure, withAttempts } from './provider-request';
@@ -82,9 +83,13 @@ const MAX_DEMO_IMAGES = 10;
 /** Embeddings, images and transcripts, of an OpenAI-compatible provider or the built-in demo. Every answer is read whole. */
 @Injectable()
 export class MediaDriver {
-  private readonly requests = new ProviderRequests();
+  private readonly requests: ProviderRequests;
   /** Parameters that a model refused once are not sent to it again. */
   private readonly refused = new LRUCache<string, true>({ max: MAX_REMEMBERED });
+
+  constructor(outbound: Outbound) {
+    this.requests = new ProviderRequests(outbound);
+  }
 
   /** Rejects with {@link ProviderError}; with `signal.reason` when aborted. */
   async embeddings(request: EmbeddingsRequest): Promise<EmbeddingsResult> {

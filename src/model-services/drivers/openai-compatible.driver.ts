@@ -1,14 +1,22 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { Injectable } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
-import { Agent, type Dispatcher } from 'undici';
-import { CompletionStream, errorText, shorten } from './completion-stream';
+import type { Dispatcher, Outbound } from '../../outbound';
+import { CompletionStream, errorText } from './completion-stream';
+import {
+  brokenOff,
+  failureOf,
+  headersOf,
+  MAX_ERROR_BYTES,
+  MAX_TIMER_MS,
+  poolOf,
+  providerError,
+  shownMessage,
+  targetOf,
+} from './provider-exchange';
 import { parseRetryAfter, retryDelay } from './retry-policy';
 import {
   ProviderError,
   TextDriver,
-  type ProviderEndpoint,
-  type ProviderFailure,
   type TextRequest,
   type TextResult,
   type TextSink,
@@ -16,24 +24,23 @@ import {
   type ToolCallDelta,
 } from './text-driver';
 
-const MAX_ERROR_BYTES = 65_536;
 /** A whole answer that came as JSON although a stream was asked for. */
 const MAX_WHOLE_BYTES = 8_388_608;
 const MAX_REMEMBERED = 10_000;
 /** A provider that leaves the connection open after `[DONE]` has this long to close it. */
 const LINGER_MS = 1_000;
-const MAX_TIMER_MS = 2_147_483_647;
-/** Shorter ones are no secret, and replacing them would garble the message. */
-const MIN_SECRET_CHARS = 4;
+const HEADERS = { 'content-type': 'application/json', accept: 'text/event-stream' };
 /** Ends a last line and event that the provider left open. */
 const BLANK_LINE = Buffer.from('\n\n');
 
-/** `POST <baseUrl>/chat/completions`, streamed. Keeps connections open between requests, a pool for each connect time-out. */
-@Injectable()
+/** `POST <baseUrl>/chat/completions`, streamed. */
 export class OpenAiCompatibleDriver extends TextDriver {
-  private readonly agents = new LRUCache<number, Agent>({ max: 16, dispose: (agent) => void agent.close() });
   /** Providers that refused `stream_options` once are not asked with it again. */
   private readonly refusing = new LRUCache<string, true>({ max: MAX_REMEMBERED });
+
+  constructor(private readonly outbound: Outbound) {
+    super();
+  }
 
   async stream(request: TextRequest, sink: TextSink): Promise<TextResult> {
     const { endpoint, signal } = request;
@@ -48,7 +55,7 @@ export class OpenAiCompatibleDriver extends TextDriver {
       asked += 1;
       try {
         const stream = await exchange.run(
-          this.agent(endpoint.connectTimeoutMs),
+          this.outbound.pool(endpoint.policy, poolOf(endpoint)),
           bodyOf(request, withOptions),
         );
         return { usage: usageOf(stream), finishReason: stream.finishReason, attempts: asked };
@@ -64,7 +71,7 @@ export class OpenAiCompatibleDriver extends TextDriver {
         const most = Math.min(endpoint.firstPieceTimeoutMs, endpoint.totalTimeoutMs);
         const remaining = most - (performance.now() - startedAt);
         const wait = once.began ? null : retryDelay(error, attempt, remaining);
-        refusal = new ProviderError(error.failure, shorten(redact(error.message, endpoint)), {
+        refusal = new ProviderError(error.failure, shownMessage(error.message, endpoint), {
           ...error.details,
           attempts: asked,
         });
@@ -75,24 +82,6 @@ export class OpenAiCompatibleDriver extends TextDriver {
         });
       }
     }
-  }
-
-  private agent(connectTimeoutMs: number): Agent {
-    let agent = this.agents.get(connectTimeoutMs);
-    if (!agent) {
-      agent = new Agent({
-        connectTimeout: connectTimeoutMs,
-        // Ours are finer: first piece, idle, total.
-        headersTimeout: 0,
-        bodyTimeout: 0,
-        pipelining: 1,
-        // Aborting is destroying a socket; an HTTP/2 one would be other replies' too.
-        allowH2: false,
-        maxHeaderSize: 65_536,
-      });
-      this.agents.set(connectTimeoutMs, agent);
-    }
-    return agent;
   }
 }
 
@@ -150,15 +139,16 @@ class Exchange {
     this.stream = new CompletionStream(sink);
   }
 
-  async run(agent: Agent, body: string): Promise<CompletionStream> {
+  async run(pool: Dispatcher, body: string): Promise<CompletionStream> {
     const { endpoint, signal } = this.request;
-    const target = targetOf(endpoint);
+    const target = targetOf(endpoint, '/chat/completions');
+    const headers = headersOf(endpoint, HEADERS);
     const onAbort = (): void => this.fail(signal.reason);
     signal.addEventListener('abort', onAbort, { once: true });
     this.watch();
     try {
       if (!this.settled) {
-        agent.dispatch({ ...target, method: 'POST', headers: headersOf(endpoint), body }, this.handler());
+        pool.dispatch({ ...target, method: 'POST', headers, body }, this.handler());
       }
       return await this.outcome.promise;
     } finally {
@@ -304,25 +294,16 @@ class Exchange {
     // An HTML page or an empty body tells a tenant nothing; what the provider says in its own words does.
     const told = said ? `: ${said}` : '.';
     const what = fine ? 'sent no stream' : `answered ${status}`;
-    throw providerError(failureOf(status, said), what + told, {
+    throw providerError(failureOf(status, said !== null), what + told, {
       status,
       ...(retryAfterMs !== undefined && { retryAfterMs }),
     });
   }
 
   private broken(cause: Error): void {
-    const code = (cause as NodeJS.ErrnoException).code ?? '';
     // If the answer had been completed before, nothing is missing.
     if (this.stream.done || this.stream.finishReason !== null) this.complete();
-    else if (code === 'UND_ERR_CONNECT_TIMEOUT')
-      throw providerError('timeout', 'could not be connected to in time.', { cause });
-    else if (code === 'UND_ERR_INVALID_ARG')
-      throw providerError('refused', 'cannot be asked: its address or a header is not valid.', { cause });
-    else if (this.status !== 0)
-      throw providerError('failed', 'broke off in the middle of its answer.', { cause });
-    else if (code.startsWith('HPE_') || code === 'UND_ERR_HEADERS_OVERFLOW')
-      throw providerError('malformed', 'answered no HTTP.', { cause });
-    else throw providerError('unreachable', 'could not be reached.', { cause });
+    else throw brokenOff(cause, this.status !== 0);
   }
 
   private close(): void {
@@ -373,42 +354,6 @@ function bodyOf({ model, messages, parameters }: TextRequest, withOptions: boole
   });
 }
 
-function targetOf({ baseUrl }: ProviderEndpoint): { origin: string; path: string } {
-  // Not the URL's own error: that one quotes the address.
-  if (!URL.canParse(baseUrl)) throw providerError('refused', 'cannot be asked: its address is not valid.');
-  const { origin, pathname, search } = new URL(baseUrl);
-  return { origin, path: `${pathname.replace(/\/+$/, '')}/chat/completions${search}` };
-}
-
-/** The provider's own headers win, however they are cased. */
-function headersOf({ apiKey, headers }: ProviderEndpoint): Record<string, string> {
-  const own = Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value] as const);
-  return {
-    'content-type': 'application/json',
-    accept: 'text/event-stream',
-    ...(apiKey && { authorization: `Bearer ${apiKey}` }),
-    ...Object.fromEntries(own),
-  };
-}
-
-function failureOf(status: number, said: string | null): ProviderFailure {
-  if (status === 429) return 'rate-limited';
-  if (status >= 500) return 'failed';
-  if (status >= 400) return 'refused';
-  return status <= 299 && said ? 'failed' : 'malformed';
-}
-
-function providerError(
-  failure: ProviderFailure,
-  what: string,
-  details: { status?: number; retryAfterMs?: number; cause?: unknown } = {},
-): ProviderError {
-  return new ProviderError(failure, `The model provider ${what}`, {
-    ...details,
-    attempts: 1,
-  });
-}
-
 function parsed(text: string): unknown {
   try {
     return JSON.parse(text) as unknown;
@@ -434,31 +379,4 @@ function usageOf({ usage }: CompletionStream): TextUsage | null {
 
 function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
-}
-
-/** Some providers quote the key they refuse, or the address they were asked at. */
-function redact(message: string, endpoint: ProviderEndpoint): string {
-  let text = message.replace(/\s+/g, ' ');
-  for (const [secret, mark] of secretsOf(endpoint)) {
-    text = text.replaceAll(secret, mark);
-    // A message already shortened may end inside of one.
-    for (let n = secret.length - 1; text.endsWith('…') && n >= MIN_SECRET_CHARS; n -= 1) {
-      if (text.endsWith(`${secret.slice(0, n)}…`)) text = `${text.slice(0, -n - 1)}${mark}`;
-    }
-  }
-  return text;
-}
-
-/** Longest first: the base URL holds the host. */
-function secretsOf({ apiKey = '', headers, baseUrl }: ProviderEndpoint): (readonly [string, string])[] {
-  const values = Object.values(headers).flatMap((value) => [value, ...value.split(/\s+/)]);
-  const { origin, host, hostname } = URL.canParse(baseUrl)
-    ? new URL(baseUrl)
-    : { origin: '', host: '', hostname: '' };
-  return [
-    ...[apiKey, ...values].map((secret) => [secret.trim().replace(/\s+/g, ' '), '[key]'] as const),
-    ...[baseUrl, origin, host, hostname].map((secret) => [secret, '[address]'] as const),
-  ]
-    .filter(([secret]) => secret.length >= MIN_SECRET_CHARS)
-    .sort(([a], [b]) => b.length - a.length);
 }

@@ -1,9 +1,19 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { LRUCache } from 'lru-cache';
-import { Agent, request as ask, type Dispatcher } from 'undici';
-import { errorText, shorten } from './completion-stream';
+import type { Dispatcher, Outbound } from '../../outbound';
+import { errorText } from './completion-stream';
+import {
+  brokenOff,
+  failureOf,
+  headersOf,
+  MAX_ERROR_BYTES,
+  MAX_TIMER_MS,
+  poolOf,
+  providerError,
+  shownMessage,
+  targetOf,
+} from './provider-exchange';
 import { parseRetryAfter, retryDelay } from './retry-policy';
-import { ProviderError, type ProviderEndpoint, type ProviderFailure } from './text-driver';
+import { ProviderError, type ProviderEndpoint } from './text-driver';
 
 /** One question to a provider whose answer is read whole. */
 export interface ProviderCall {
@@ -23,14 +33,9 @@ export interface ProviderAnswer {
   readonly attempts: number;
 }
 
-const MAX_ERROR_BYTES = 65_536;
-const MAX_TIMER_MS = 2_147_483_647;
-/** Shorter ones are no secret, and replacing them would garble the message. */
-const MIN_SECRET_CHARS = 4;
-
-/** `POST`s that are answered in one piece. Keeps connections open between them, a pool for each connect time-out. */
+/** `POST`s that are answered in one piece. */
 export class ProviderRequests {
-  private readonly agents = new LRUCache<number, Agent>({ max: 16, dispose: (agent) => void agent.close() });
+  constructor(private readonly outbound: Outbound) {}
 
   /**
    * The body of a 2xx answer. Asks up to three times for what may pass. Rejects with {@link ProviderError}; with
@@ -51,7 +56,7 @@ export class ProviderRequests {
         if (error.failure === 'timeout' && refusal) throw withAttempts(refusal, attempt);
         const most = Math.min(endpoint.firstPieceTimeoutMs, endpoint.totalTimeoutMs);
         const wait = retryDelay(error, attempt, most - (performance.now() - startedAt));
-        refusal = withAttempts(error, attempt, shorten(redact(error.message, endpoint)));
+        refusal = withAttempts(error, attempt, shownMessage(error.message, endpoint));
         if (wait === null) throw refusal;
         await delay(wait, undefined, { signal }).catch(() => {
           throw signal.reason;
@@ -65,45 +70,32 @@ export class ProviderRequests {
     const deadline = new Deadline(startedAt, endpoint);
     let answered = false;
     try {
-      const answer = await ask(urlOf(call), {
-        method: 'POST',
-        headers: headersOf(call),
-        body,
-        dispatcher: this.agent(endpoint.connectTimeoutMs),
-        signal: AbortSignal.any([signal, deadline.signal]),
-      });
+      const { origin, path } = targetOf(endpoint, call.path);
+      const headers = {
+        ...headersOf(endpoint, { accept: 'application/json' }),
+        // Only we know it.
+        'content-type': call.contentType,
+      };
+      const answer = await this.outbound.request(
+        endpoint.policy,
+        origin + path,
+        { method: 'POST', headers, body, signal: AbortSignal.any([signal, deadline.signal]) },
+        poolOf(endpoint),
+      );
       answered = true;
       deadline.answered();
-      const { statusCode: status, headers } = answer;
+      const { statusCode: status } = answer;
       const fine = status >= 200 && status <= 299;
       const bytes = await wholeOf(answer.body, fine ? call.maxBytes : MAX_ERROR_BYTES, fine);
       if (fine) return bytes;
-      throw refused(status, headers['retry-after'], bytes);
+      throw refused(status, answer.headers['retry-after'], bytes);
     } catch (error) {
       if (error instanceof ProviderError || signal.aborted) throw error;
       if (deadline.signal.aborted) throw deadline.signal.reason;
-      throw broken(error as NodeJS.ErrnoException, answered);
+      throw brokenOff(error as NodeJS.ErrnoException, answered);
     } finally {
       deadline.clear();
     }
-  }
-
-  private agent(connectTimeoutMs: number): Agent {
-    let agent = this.agents.get(connectTimeoutMs);
-    if (!agent) {
-      agent = new Agent({
-        connectTimeout: connectTimeoutMs,
-        // Ours are finer: headers, total.
-        headersTimeout: 0,
-        bodyTimeout: 0,
-        pipelining: 1,
-        // Aborting is destroying a socket; an HTTP/2 one would be other requests' too.
-        allowH2: false,
-        maxHeaderSize: 65_536,
-      });
-      this.agents.set(connectTimeoutMs, agent);
-    }
-    return agent;
   }
 }
 
@@ -151,7 +143,7 @@ export function reportedFailure(
   const isObject = typeof json === 'object' && json !== null;
   const said = isObject && 'error' in json && json.error ? errorText(json) : null;
   if (said === null) return null;
-  const message = shorten(redact(`The model provider reported: ${said}`, endpoint));
+  const message = shownMessage(`The model provider reported: ${said}`, endpoint);
   return new ProviderError('failed', message, { attempts });
 }
 
@@ -174,59 +166,14 @@ async function wholeOf(
   return Buffer.concat(chunks);
 }
 
-function urlOf({ endpoint: { baseUrl }, path }: ProviderCall): URL {
-  // Not the URL's own error: that one quotes the address.
-  if (!URL.canParse(baseUrl)) throw providerError('refused', 'cannot be asked: its address is not valid.');
-  const url = new URL(baseUrl);
-  url.pathname = `${url.pathname.replace(/\/+$/, '')}${path}`;
-  return url;
-}
-
-/** The provider's own headers win, however they are cased, but for the content type, which only we know. */
-function headersOf({ endpoint: { apiKey, headers }, contentType }: ProviderCall): Record<string, string> {
-  const own = Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value] as const);
-  return {
-    accept: 'application/json',
-    ...(apiKey && { authorization: `Bearer ${apiKey}` }),
-    ...Object.fromEntries(own),
-    'content-type': contentType,
-  };
-}
-
 function refused(status: number, retryAfter: string | string[] | undefined, body: Buffer): ProviderError {
   const said = errorText(parsedJson(body));
   const retryAfterMs = parseRetryAfter(Array.isArray(retryAfter) ? retryAfter[0] : retryAfter);
   // An HTML page or an empty body tells a tenant nothing; what the provider says in its own words does.
-  return providerError(failureOf(status), `answered ${status}${said ? `: ${said}` : '.'}`, {
+  return providerError(failureOf(status, false), `answered ${status}${said ? `: ${said}` : '.'}`, {
     status,
     ...(retryAfterMs !== undefined && { retryAfterMs }),
   });
-}
-
-function failureOf(status: number): ProviderFailure {
-  if (status === 429) return 'rate-limited';
-  if (status >= 500) return 'failed';
-  return status >= 400 ? 'refused' : 'malformed';
-}
-
-function broken(cause: NodeJS.ErrnoException, answered: boolean): ProviderError {
-  const code = cause.code ?? '';
-  if (code === 'UND_ERR_CONNECT_TIMEOUT')
-    return providerError('timeout', 'could not be connected to in time.', { cause });
-  if (code === 'UND_ERR_INVALID_ARG')
-    return providerError('refused', 'cannot be asked: its address or a header is not valid.', { cause });
-  if (answered) return providerError('failed', 'broke off in the middle of its answer.', { cause });
-  if (code.startsWith('HPE_') || code === 'UND_ERR_HEADERS_OVERFLOW')
-    return providerError('malformed', 'answered no HTTP.', { cause });
-  return providerError('unreachable', 'could not be reached.', { cause });
-}
-
-function providerError(
-  failure: ProviderFailure,
-  what: string,
-  details: { status?: number; retryAfterMs?: number; cause?: unknown } = {},
-): ProviderError {
-  return new ProviderError(failure, `The model provider ${what}`, { ...details, attempts: 1 });
 }
 
 export function withAttempts(error: ProviderError, attempts: number, message = error.message): ProviderError {
@@ -239,31 +186,4 @@ export function parsedJson(body: Buffer): unknown {
   } catch {
     return null;
   }
-}
-
-/** Some providers quote the key they refuse, or the address they were asked at. */
-function redact(message: string, endpoint: ProviderEndpoint): string {
-  let text = message.replace(/\s+/g, ' ');
-  for (const [secret, mark] of secretsOf(endpoint)) {
-    text = text.replaceAll(secret, mark);
-    // A message already shortened may end inside of one.
-    for (let n = secret.length - 1; text.endsWith('…') && n >= MIN_SECRET_CHARS; n -= 1) {
-      if (text.endsWith(`${secret.slice(0, n)}…`)) text = `${text.slice(0, -n - 1)}${mark}`;
-    }
-  }
-  return text;
-}
-
-/** Longest first: the base URL holds the host. */
-function secretsOf({ apiKey = '', headers, baseUrl }: ProviderEndpoint): (readonly [string, string])[] {
-  const values = Object.values(headers).flatMap((value) => [value, ...value.split(/\s+/)]);
-  const { origin, host, hostname } = URL.canParse(baseUrl)
-    ? new URL(baseUrl)
-    : { origin: '', host: '', hostname: '' };
-  return [
-    ...[apiKey, ...values].map((secret) => [secret.trim().replace(/\s+/g, ' '), '[key]'] as const),
-    ...[baseUrl, origin, host, hostname].map((secret) => [secret, '[address]'] as const),
-  ]
-    .filter(([secret]) => secret.length >= MIN_SECRET_CHARS)
-    .sort(([a], [b]) => b.length - a.length);
 }

@@ -51,6 +51,10 @@ export interface ProviderEndpoint extends ProviderTimeouts {
   readonly baseUrl: string;
   readonly apiKey?: string;
   readonly headers: Readonly<Record<string, string>>;
+  /** The platform's own provider, or a tenant's: where its connections may lead. */
+  readonly policy: 'operator' | 'provider';
+  /** There is a credential or a header, sealed under a key that is not known any more. */
+  readonly unreadable?: boolean;
 }
 
 export interface TextRequest {
@@ -111,6 +115,7 @@ export type ProviderFailure =
   | 'refused' // 4xx other than 429: the credential, the model, the request
   | 'rate-limited' // 429 that went on
   | 'failed' // 5xx, an error event in the stream, a stream cut off before its end
+  | 'unreadable' // our own credential for it
   | 'malformed'; // not what an OpenAI-compatible endpoint sends
 
 /** `message` is safe to show a tenant: no credential, no address of the provider, no body longer than 300 characters. */
