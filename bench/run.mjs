@@ -1,4 +1,4 @@
-// node bench/run.mjs dialogue|openai|im|usage [--json] [--only <section>,…] [--cpu-prof <folder>]
+// node bench/run.mjs dialogue|openai|im|usage|webhooks [--json] [--only <section>,…] [--cpu-prof <folder>]
 //   openai: [--kinds <kind>,…], im and usage: [--rows <n>]
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
@@ -9,8 +9,9 @@ import * as im from './im.mjs';
 import * as openai from './openai.mjs';
 import { stopAll } from './processes.mjs';
 import * as usage from './usage.mjs';
+import * as webhooks from './webhooks.mjs';
 
-const BENCHES = { dialogue, openai, im, usage };
+const BENCHES = { dialogue, openai, im, usage, webhooks };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
