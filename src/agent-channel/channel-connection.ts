@@ -1,7 +1,7 @@
 import type { WebSocket } from 'ws';
 import { TokenBucket, type Principal } from '../common';
 import { CLOSE, SocketWriter, textFrame, type WriterLimits } from '../realtime';
-import type { ConnectionLimits } from '../tenancy';
+import type { ConnectionLimits, UserToken } from '../tenancy';
 import type { Feed } from './feed';
 import type { View } from './views';
 
@@ -12,7 +12,7 @@ export interface ChannelSettings extends WriterLimits {
   readonly id: string;
   readonly principal: Principal;
   /** Of a user's own token; null: a key. */
-  readonly token: { readonly client: string; readonly issuedAt: number; readonly expiresAt: number } | null;
+  readonly token: UserToken | null;
   readonly address: string;
   readonly limits: ConnectionLimits;
   /** For frames that name none. */

@@ -16,7 +16,7 @@ import {
   type ModelServiceId,
   type Principal,
 } from '../common';
-import { Caller, validation, whilePresent } from '../common/http';
+import { Caller, validation, whileHeld, whilePresent } from '../common/http';
 import {
   AppGenerations,
   GenerationEndings,
@@ -35,6 +35,7 @@ import {
   wholeGeneration,
 } from './generation-records';
 import { pageOf } from './paging';
+import { lostEvent } from './reply-events';
 import {
   idempotencyKeyOf,
   known,
@@ -172,6 +173,7 @@ export class GenerationController {
     const headers = reply.getHeaders() as OutgoingHttpHeaders;
     const stream = new SseStream(reply.raw, generationFormat(id), headers);
     ({ pump } = stream);
+    whileHeld(reply, (error) => stream.cutOff(lostEvent({ recordId: id }, error)));
     if (cursor) {
       stream.attach(cursor);
       return;

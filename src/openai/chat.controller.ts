@@ -4,7 +4,7 @@ import { Body, Controller, HttpCode, Post, Req, Res } from '@nestjs/common';
 import { ApiBody, ApiHeader, ApiOperation, ApiProduces, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { AppError, badInput, ERRORS, type ErrorCode, type MessageId, type Principal } from '../common';
-import { Caller, Scopes, toAppError } from '../common/http';
+import { Caller, Scopes, toAppError, whileHeld } from '../common/http';
 import type { BranchMessage } from '../messages';
 import { ToolCalls, type ChatMessage, type TextSink } from '../model-services';
 import { SseStream, type StreamBatch, type StreamCursor, type StreamEnd } from '../realtime';
@@ -69,6 +69,7 @@ export class ChatController {
     const { version, service } = call.model;
     const gone = new AbortController();
     reply.raw.once('close', () => gone.abort(new Error('the client left')));
+    whileHeld(reply, (error) => gone.abort(error));
     const run = (id: MessageId, sink: TextSink) =>
       this.completions.run(
         {
@@ -89,7 +90,8 @@ export class ChatController {
     try {
       await (request.stream ? this.streamed(call, run) : this.whole(call, run));
     } catch (error) {
-      if (!gone.signal.aborted || error !== gone.signal.reason) throw error;
+      const left = gone.signal.aborted && error === gone.signal.reason && !(error instanceof AppError);
+      if (!left) throw error;
     }
   }
 
@@ -119,11 +121,13 @@ export class ChatController {
     const format = formatOf(id, request);
     const queue = new EventQueue();
     let open = false;
+    let stream: SseStream | undefined;
+    whileHeld(reply, (error) => stream?.cutOff(failure(error)));
     const push = (events: string): void => {
       if (!open) {
         open = true;
         queue.push(format.first() + events);
-        attach(reply, queue);
+        stream = attach(reply, queue);
       } else queue.push(events);
     };
     try {
@@ -177,9 +181,12 @@ export class ChatController {
     reader: Reader,
   ): Promise<void> {
     let text = '';
-    const left = new Promise<void>((resolve) => reply.raw.once('close', resolve));
+    const left = leaving(reply);
     for (;;) {
-      const batch = await Promise.race([reader.next(cursor), left]);
+      const batch = await Promise.race([reader.next(cursor), left]).catch((error: unknown) => {
+        cursor.close();
+        throw error;
+      });
       if (batch === null) throw erased();
       // The reply goes on without its reader: it belongs to the conversation.
       if (!batch) break;
@@ -210,8 +217,11 @@ export class ChatController {
       const failed = failureOf(end);
       return failed && failure(failed);
     });
-    const left = new Promise<void>((resolve) => reply.raw.once('close', resolve));
-    const first = await Promise.race([reader.next(cursor), left]);
+    const left = leaving(reply);
+    const first = await Promise.race([reader.next(cursor), left]).catch((error: unknown) => {
+      cursor.close();
+      throw error;
+    });
     if (first === null) throw erased();
     if (!first) {
       cursor.close();
@@ -221,6 +231,7 @@ export class ChatController {
     reply.hijack();
     const stream = new SseStream(reply.raw, format, reply.getHeaders() as OutgoingHttpHeaders);
     reader.forward = stream.pump;
+    whileHeld(reply, (error) => stream.cutOff(failure(error)));
     stream.event(chunks.first() + format(first));
     if (first.end) stream.finish();
     else stream.attach(cursor);
@@ -248,11 +259,23 @@ class Reader {
   }
 }
 
-function attach(reply: FastifyReply, queue: EventQueue): void {
+/** Resolves when the client leaves, rejects when its access ends. */
+function leaving(reply: FastifyReply): Promise<void> {
+  const left = new Promise<void>((resolve, reject) => {
+    reply.raw.once('close', resolve);
+    whileHeld(reply, reject);
+  });
+  // Nobody may be waiting for it any more.
+  left.catch(() => undefined);
+  return left;
+}
+
+function attach(reply: FastifyReply, queue: EventQueue): SseStream {
   reply.hijack();
   const stream = new SseStream(reply.raw, asWritten, reply.getHeaders() as OutgoingHttpHeaders);
   queue.wake = stream.pump;
   stream.attach(queue);
+  return stream;
 }
 
 const identity = (id: MessageId, { model }: ChatRequest) => ({

@@ -1,4 +1,5 @@
 export * from './bus';
+export * from './close-code';
 export * from './connection-counts';
 export * from './in-process-bus';
 export * from './in-process-stream-log';

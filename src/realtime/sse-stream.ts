@@ -76,6 +76,14 @@ export class SseStream {
     }
   };
 
+  /** Ends it before its time: what the cursor still has is not written, and who does not read is cut off. */
+  cutOff(event: string): void {
+    if (this.response.destroyed || this.response.writableEnded) return;
+    if (this.blocked) this.response.destroy();
+    else this.write(event);
+    this.finish();
+  }
+
   finish(): void {
     this.detach();
     this.response.end();

@@ -3,7 +3,9 @@ import { Reflector } from '@nestjs/core';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { AppError, type Principal, type Scope } from '../common';
 import { PUBLIC, SCOPES_REQUIRED } from '../common/http';
+import { AccessWatch } from './access-watch';
 import { Authenticator, type Credentials } from './authenticator';
+import { grantOf } from './grant';
 
 /** One guard for every HTTP route, closed by default: no decorator on a route means the platform's root key alone. */
 @Injectable()
@@ -11,6 +13,7 @@ export class AuthGuard implements CanActivate {
   constructor(
     private readonly authenticator: Authenticator,
     private readonly reflector: Reflector,
+    private readonly access: AccessWatch,
   ) {}
 
   async canActivate(context: ExecutionContext): Promise<boolean> {
@@ -27,6 +30,7 @@ export class AuthGuard implements CanActivate {
     if (!principal.scopes.has('platform') && !scopes.some((scope) => principal.scopes.has(scope))) {
       throw new AppError('FORBIDDEN');
     }
+    request.hold = (lost) => this.access.hold(grantOf(principal, scopes, credentials.address), lost);
     return true;
   }
 }
