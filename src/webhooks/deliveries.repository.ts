@@ -33,7 +33,8 @@ const WINDOW = 50;
 /** A process that dies with its probe holds up the next one for so long after the attempt's time. */
 const PROBE_GRACE_SECONDS = 5;
 export const MAX_PAUSE_SECONDS = 300;
-const ENDED_A_WEBHOOK = 500;
+/** A parameter, as in a claim: a plan that was made for an empty table then reaches each by its id. */
+const ENDED_AT_ONCE = 50;
 
 /** The outbox on its way out: who is next, what came of it, and who is paused. Its rows are written with what they tell of. */
 @Injectable()
@@ -123,7 +124,7 @@ const WAITING = `waiting as (
         order by d.webhook_id limit 1)
       from waiting where waiting.webhook_id is not null)`;
 
-const claim = (
+export const claim = (
   { limit, perWebhook, perOrigin, perTenant, running }: Room,
   pauseFailures: number,
   leaseSeconds: number,
@@ -205,7 +206,7 @@ const claim = (
       .sort((a, b) => Number(BigInt(a.id) - BigInt(b.id))),
 });
 
-const endWaiting = (pauseFailures: number, maxWaitHours: number): Statement<number> => ({
+export const endWaiting = (pauseFailures: number, maxWaitHours: number): Statement<number> => ({
   name: 'webhook-end-waiting',
   text: `with recursive ${WAITING},
     ending as materialized (
@@ -213,8 +214,8 @@ const endWaiting = (pauseFailures: number, maxWaitHours: number): Statement<numb
       cross join lateral (
         select x.id from webhook_deliveries x where x.webhook_id = w.id and not x.dead
           and x.next_at <= now() - case when w.enabled then make_interval(hours => $2) else interval '0' end
-        order by x.next_at, x.id limit ${ENDED_A_WEBHOOK}) d
-      where not w.enabled or w.failures >= $1),
+        order by x.next_at, x.id limit ${ENDED_AT_ONCE}) d
+      where not w.enabled or w.failures >= $1 limit $3),
     locked as (
       select x.id, e.enabled from ending e join webhook_deliveries x on x.id = e.id
       where not x.dead and x.next_at <= now() for update of x skip locked)
@@ -226,6 +227,6 @@ const endWaiting = (pauseFailures: number, maxWaitHours: number): Statement<numb
       next_at = now() + make_interval(
         secs => least(${BASE_DELAY_MS / 1_000} * 2.0 ^ least(d.attempts, 20), ${MAX_DELAY_MS / 1_000}))
     from locked l where d.id = l.id returning 1`,
-  values: [pauseFailures, maxWaitHours],
+  values: [pauseFailures, maxWaitHours, ENDED_AT_ONCE],
   map: (rows) => rows.length,
 });

@@ -340,6 +340,38 @@ describe('a rotation with an overlap', () => {
   });
 });
 
+describe('work that a client waits for', () => {
+  it('is aborted at the provider and charged once, when the key is revoked', async () => {
+    const { opened, open: go } = gate();
+    const aborted = Promise.withResolvers<void>();
+    upstream.on('vectors', async (exchange) => {
+      void exchange.aborted.then(aborted.resolve);
+      await opened;
+      exchange.fail(500, '{}');
+    });
+    const [acme, rival] = await Promise.all([
+      app.tenant({ baseUrl: upstream.url }),
+      app.tenant({ baseUrl: upstream.url }),
+    ]);
+    const vectors = { name: 'vectors', model: 'vectors', type: 2, providerId: acme.providerId };
+    expect((await acme.post('/api/admin/model-services', vectors)).status).toBe(201);
+    const embedding = acme.post('/v1/embeddings', { model: 'vectors', input: 'x' });
+    await eventually(() => Promise.resolve(upstream.seen('vectors').length === 1));
+    await change(`/api/admin/tenants/${acme.id}/api-keys/${acme.keyId}`, 'DELETE');
+    expect(await embedding).toMatchObject({ status: 401, body: { error: { code: 'invalid_api_key' } } });
+    await aborted.promise;
+    const rows = await query<{ outcome: string }>(
+      app.databaseUrl,
+      'select outcome from usage_ledger where tenant_id = $1',
+      [acme.id],
+    );
+    expect(rows).toEqual([{ outcome: 'stopped' }]);
+    go();
+    const messages = [{ role: 'user', content: 'x' }];
+    expect((await rival.post('/v1/chat/completions', { model: 'main', messages })).status).toBe(200);
+  });
+});
+
 describe('a change that takes nothing away', () => {
   it('closes nothing: a new name, more scopes, the same addresses and more', async () => {
     const mine = await story({ allowedAddresses: ['127.0.0.1'] });
