@@ -82,7 +82,7 @@ afterAll(async () => {
 
 const call = ({ name, values }: Statement<unknown>): string => {
   const literal = (value: unknown): string =>
-    escapeLiteral(Array.isArray(value) ? `{${value.join(',')}}` : String(value as string | number));
+    escapeLiteral(Array.isArray(value) ? `{${value.join(',')}}` : String(value));
   return `execute "${name}"(${values.map(literal).join(', ')})`;
 };
 
