@@ -1,4 +1,4 @@
-// node bench/run.mjs builds|dialogue|im|openai|stalled|strangers|usage [--json] [--only <section>,…] [--cpu-prof <folder>]
+// node bench/run.mjs builds|dialogue|im|openai|stalled|strangers|usage|webhooks [--json] [--only <section>,…] [--cpu-prof <folder>]
 //   openai: [--kinds <kind>,…], im and usage: [--rows <n>], builds: --against <folder> [--rounds <n>]
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
@@ -12,8 +12,9 @@ import * as openai from './openai.mjs';
 import * as stalled from './stalled.mjs';
 import * as strangers from './strangers.mjs';
 import * as usage from './usage.mjs';
+import * as webhooks from './webhooks.mjs';
 
-const BENCHES = { builds, dialogue, im, openai, stalled, strangers, usage };
+const BENCHES = { builds, dialogue, im, openai, stalled, strangers, usage, webhooks };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

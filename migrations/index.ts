@@ -13,6 +13,8 @@ import { VacuumMessagesLess1799000000000 } from './1799000000000-vacuum-messages
 import { AnalyseMessagesAtAGlance1800000000000 } from './1800000000000-analyse-messages-at-a-glance';
 import { CreateBroadcasts1803000000000 } from './1803000000000-create-broadcasts';
 import { MaskProviderAddresses1807000000000 } from './1807000000000-mask-provider-addresses';
+import { WebhookReceivers1806000000000 } from './1806000000000-webhook-receivers';
+import { KeyGenerations1806100000000 } from './1806100000000-key-generations';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -31,4 +33,6 @@ export const migrations = [
   AnalyseMessagesAtAGlance1800000000000,
   CreateBroadcasts1803000000000,
   MaskProviderAddresses1807000000000,
+  WebhookReceivers1806000000000,
+  KeyGenerations1806100000000,
 ];

@@ -29,7 +29,7 @@ import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
 import { createLogger, PinoLogger } from './observability';
 import { SocketServer } from './realtime';
-import { admitRequests, Authenticator, tenancyEntities } from './tenancy';
+import { AccessWatch, admitRequests, Authenticator, tenancyEntities } from './tenancy';
 
 export const entities: DataSourceOptions['entities'] = [
   ...tenancyEntities,
@@ -133,7 +133,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   publishAccess(nest);
   const bodies = new Bodies(bodyLimitsOf(env));
   bodies.attach(server);
-  admitRequests(server, nest.get(Authenticator), strangers, bodies);
+  admitRequests(server, nest.get(Authenticator), nest.get(AccessWatch), strangers, bodies);
   countLongBodies(server);
   await nest.get(NodeRegistry).join();
   serveDocs(nest);

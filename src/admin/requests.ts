@@ -232,6 +232,21 @@ export class CreateApiKey {
   @HoldsLimits()
   limits?: Record<string, number>;
 }
+export class RotateApiKey {
+  @ApiPropertyOptional({
+    default: 0,
+    minimum: 0,
+    maximum: 604_800,
+    type: Number,
+    description: 'How long the old secret, and what was begun with it, goes on.',
+  })
+  @Present()
+  @IsInt()
+  @Min(0)
+  @Max(604_800)
+  overlapSeconds: number = 0;
+}
+
 export class UpdateApiKey extends PartialType(CreateApiKey, { skipNullProperties: false }) {}
 
 export class ProviderCredentialInput {

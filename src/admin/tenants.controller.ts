@@ -1,5 +1,5 @@
 import { Body, Controller, Delete, Get, HttpCode, Param, Patch, Post, Query, UsePipes } from '@nestjs/common';
-import { ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
+import { ApiBody, ApiOperation, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import { badInput, type ApiKeyId, type TenantId } from '../common';
 import { Scopes, validation } from '../common/http';
 import { Database } from '../database';
@@ -13,7 +13,7 @@ import {
   type ApiKey,
 } from '../tenancy';
 import { Op, Operator, pathId } from './operator';
-import { CreateApiKey, CreateTenant, PageQuery, UpdateApiKey, UpdateTenant } from './requests';
+import { CreateApiKey, CreateTenant, PageQuery, RotateApiKey, UpdateApiKey, UpdateTenant } from './requests';
 
 /** Tenants are the platform's; their keys also the tenant's own operator's. */
 @ApiTags('admin')
@@ -138,13 +138,19 @@ export class TenantsController {
   @Post(':id/api-keys/:keyId/rotate')
   @HttpCode(200)
   @Scopes('admin')
-  @ApiOperation({ summary: 'A new secret for a key; the old one stops working' })
-  rotateKey(@Op() whoever: Operator, @Param('id') id: string, @Param('keyId') keyId: string) {
+  @ApiOperation({ summary: 'A new secret for a key; the old one stops working, at once or after an overlap' })
+  @ApiBody({ type: RotateApiKey, required: false })
+  rotateKey(
+    @Op() whoever: Operator,
+    @Param('id') id: string,
+    @Param('keyId') keyId: string,
+    @Body() input: RotateApiKey,
+  ) {
     const tenantId = pathId<TenantId>(id);
     const apiKeyId = pathId<ApiKeyId>(keyId);
     const operator = whoever.about(tenantId);
     return this.changeKey(operator, apiKeyId, async (tx) => {
-      const { key: after, secret } = await this.keys.rotate(tx, tenantId, apiKeyId);
+      const { key: after, secret } = await this.keys.rotate(tx, tenantId, apiKeyId, input?.overlapSeconds);
       await this.auditLog.record(tx, operator.audit('rotate', 'api-key', { after }));
       return shownOnce(after, secret);
     });

@@ -88,11 +88,12 @@ export class Admission {
   private async byToken(given: string): Promise<{ principal: Principal; token: UserToken }> {
     const token = await this.tokens.read(given, ['im', 'channel']);
     if (!token || this.access.isRevoked(token)) throw invalid();
-    if (token.keyId && !(await this.authenticator.keyStands(token.keyId))) throw invalid();
+    if (!(await this.authenticator.tokenStands(token))) throw invalid();
     const { tenantId, userId, keyId } = token;
     const principal: Principal = {
       tenantId,
       keyId,
+      keyGeneration: token.generation,
       keyName: userId,
       scopes: new Set(['dialogue']),
       userId,

@@ -10,7 +10,7 @@ import {
   type ReplayAllowances,
   type WriterLimits,
 } from '../realtime';
-import type { ConnectionLimits } from '../tenancy';
+import type { ConnectionLimits, UserToken } from '../tenancy';
 import type { Feed } from './feed';
 import type { View } from './views';
 
@@ -18,7 +18,7 @@ export interface ChannelSettings extends WriterLimits {
   readonly id: string;
   readonly principal: Principal;
   /** Of a user's own token; null: a key. */
-  readonly token: { readonly client: string; readonly issuedAt: number; readonly expiresAt: number } | null;
+  readonly token: UserToken | null;
   readonly address: string;
   readonly limits: ConnectionLimits;
   readonly replays: ReplayAllowances;

@@ -28,7 +28,7 @@ export class ChannelTokens {
     seconds = DEFAULT_SECONDS,
   ): Promise<{ token: string; expiresAt: number }> {
     const tenantId = tenantOf(principal);
-    const { keyId } = principal;
+    const { keyId, keyGeneration: generation } = principal;
     const settings = await this.tenants.settings(tenantId);
     if (!settings?.active) throw new AppError('TENANT_SUSPENDED');
     this.limit(keyId ?? tenantId, limitsOf(this.config, settings).tokensPerMinute);
@@ -36,7 +36,7 @@ export class ChannelTokens {
     const lifetime = Math.min(seconds, this.config.env.IM_TOKEN_TTL_SECONDS);
     const issuedAt = Date.now();
     const expiresAt = (Math.floor(issuedAt / 1_000) + lifetime) * 1_000;
-    const claims = { tenantId, userId, client: CLIENT, keyId, issuedAt, expiresAt };
+    const claims = { tenantId, userId, client: CLIENT, keyId, generation, issuedAt, expiresAt };
     return { token: await this.tokens.sign(claims, 'channel'), expiresAt };
   }
 

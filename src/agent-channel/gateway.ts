@@ -22,6 +22,7 @@ import { Config } from '../config';
 import { DialoguesRepository } from '../messages';
 import {
   CLOSE,
+  closeCodeOf,
   ConnectionCounts,
   controlKind,
   HandshakeRefused,
@@ -31,7 +32,7 @@ import {
   type Handshake,
 } from '../realtime';
 import { ReplyEngine } from '../replies';
-import { AccessWatch, type LostAccess } from '../tenancy';
+import { AccessWatch, grantOf, tokenGrant, type LostAccess } from '../tenancy';
 import { Admission, type Admitted } from './admission';
 import { ChannelConnection } from './channel-connection';
 import { ChannelError, channelErrorOf } from './errors';
@@ -56,6 +57,8 @@ const MAX_RESUMING = 16;
 /** Sessions that one connection may watch. */
 const MAX_FEEDS = 100;
 const DRAIN_MS = 1_000;
+
+const CHANNEL_SCOPES = ['dialogue'] as const;
 
 /** `/api/v1/ws`: what each frame does (protocols/agent-channel.md). */
 @Injectable()
@@ -199,9 +202,12 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
       if (lost.kind === 'suspended' && principal.tenantId === lost.tenantId) {
         connection.lostAccess = true;
         connection.close(CLOSE.suspended, 'this tenant is suspended');
-      } else if (lost.kind === 'key' && principal.keyId === lost.keyId) {
+      } else if (lost.kind === 'keys') {
+        const { token, address } = settings;
+        const error = lost.refusalOf(token ? tokenGrant(token) : grantOf(principal, CHANNEL_SCOPES, address));
+        if (!error) continue;
         connection.lostAccess = true;
-        connection.close(CLOSE.unauthorized, 'this key was revoked');
+        connection.close(closeCodeOf(error), error.message);
       } else if (lost.kind === 'revoked' && settings.token && principal.tenantId === lost.tenantId) {
         const { client, issuedAt } = settings.token;
         const meant = principal.userId === lost.userId && (lost.client === null || lost.client === client);

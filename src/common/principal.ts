@@ -8,6 +8,8 @@ export interface Principal {
   readonly tenantId: TenantId;
   /** Null for the platform's root key, which belongs to no tenant. */
   readonly keyId: ApiKeyId | null;
+  /** Which of the key's secrets was shown, by its number; 0 where there is no key. */
+  readonly keyGeneration: number;
   readonly keyName: string;
   readonly scopes: ReadonlySet<Scope>;
   /** The tenant's own id of the end user; the key's id when nobody is named. */

@@ -282,6 +282,34 @@ export const VARIABLES = {
   PRIVATE_ADDRESSES_ALLOWED: ranges(
     "private addresses and ranges that tenants' providers, tools and webhooks may lead to all the same, e.g. 10.0.0.5,10.1.0.0/16",
   ),
+  WEBHOOK_ATTEMPTS: integer('deliveries a process tries at once', 1_000, 1, 100_000),
+  WEBHOOK_ATTEMPTS_PER_TENANT: integer(
+    'of these, of one tenant; less when many tenants have some',
+    100,
+    1,
+    100_000,
+  ),
+  WEBHOOK_ATTEMPTS_PER_ORIGIN: integer(
+    'of these, of one tenant at one scheme, host and port',
+    20,
+    1,
+    100_000,
+  ),
+  WEBHOOK_ATTEMPTS_PER_WEBHOOK: integer('of these, at one webhook', 10, 1, 100_000),
+  WEBHOOK_TIMEOUT_SECONDS: integer('a receiver that has not answered by then has failed', 10, 1, 45),
+  WEBHOOK_PAUSE_FAILURES: integer('failures in a row after which a receiver is paused', 5, 1, 1_000),
+  WEBHOOK_PAUSE_SECONDS: integer(
+    'the first pause; each further one is twice as long, up to 300 s',
+    10,
+    1,
+    300,
+  ),
+  WEBHOOK_MAX_WAIT_HOURS: integer(
+    'what was due for so long at a paused receiver is a dead letter',
+    24,
+    1,
+    8_760,
+  ),
 } satisfies Record<string, Variable<unknown>>;
 
 export type VariableName = keyof typeof VARIABLES;

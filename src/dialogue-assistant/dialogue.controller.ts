@@ -14,14 +14,14 @@ import {
   type ModelServiceId,
   type Principal,
 } from '../common';
-import { Caller, idempotencyKeyOf, validation } from '../common/http';
+import { Caller, idempotencyKeyOf, validation, whileHeld } from '../common/http';
 import { DialoguesRepository, type StoredReply } from '../messages';
 import { SseStreams } from '../realtime';
 import { ReplyEngine, type StartedReply } from '../replies';
 import { list, success } from './envelope';
 import { pageOf } from './paging';
 import { dialogueRecord, dialogueRow, messageRow, replyRecord, sceneRecord } from './records';
-import { firstEvent, replyFormat } from './reply-events';
+import { firstEvent, lostEvent, replyFormat } from './reply-events';
 import { known, PROVIDER_RATE_RETRY_SECONDS, PlatformController } from './request-parts';
 import { DialogueListQuery, ListQuery, MAX_CONTENT_CHARS, SendMessage } from './requests';
 
@@ -181,6 +181,9 @@ export class DialogueController {
     if (!cursor) throw new AppError('NOT_FOUND');
     const stream = this.streams.begin(reply, replyFormat(dialogue.id, replyId));
     ({ pump } = stream);
+    whileHeld(reply, (error) =>
+      stream.cutOff(lostEvent({ userDialogueId: dialogue.id, messageId: replyId }, error)),
+    );
     if (after === null) stream.event(firstEvent(replyId, dialogue, message));
     stream.attach(cursor);
   }
@@ -208,7 +211,7 @@ export class DialogueController {
     tenantId: Principal['tenantId'],
     reply: FastifyReply,
   ): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
     let read = (): void => undefined;
     const cursor = await this.replies.read(tenantId, replyId, 0, () => read());
     if (!cursor) throw new AppError('NOT_FOUND');
@@ -218,8 +221,8 @@ export class DialogueController {
     };
     read();
     reply.raw.once('close', resolve);
-    await promise;
-    cursor.close();
+    whileHeld(reply, reject);
+    await promise.finally(() => cursor.close());
   }
 }
 

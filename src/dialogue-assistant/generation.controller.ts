@@ -15,7 +15,7 @@ import {
   type ModelServiceId,
   type Principal,
 } from '../common';
-import { Caller, idempotencyKeyOf, validation, whilePresent } from '../common/http';
+import { Caller, idempotencyKeyOf, validation, whileHeld, whilePresent } from '../common/http';
 import {
   AppGenerations,
   GenerationEndings,
@@ -34,6 +34,7 @@ import {
   wholeGeneration,
 } from './generation-records';
 import { pageOf } from './paging';
+import { lostEvent } from './reply-events';
 import { known, originOf, PROVIDER_RATE_RETRY_SECONDS, PlatformController } from './request-parts';
 import { Generate, RecordListQuery } from './requests';
 
@@ -164,6 +165,7 @@ export class GenerationController {
     const cursor = await this.log.read(tenantId, streamOf(id), 0, () => pump());
     const stream = this.streams.begin(reply, generationFormat(id), () => ASK_RECORD);
     ({ pump } = stream);
+    whileHeld(reply, (error) => stream.cutOff(lostEvent({ recordId: id }, error)));
     if (cursor) {
       stream.attach(cursor);
       return;

@@ -1,6 +1,7 @@
-import type { DialogueId, MessageId } from '../common';
+import type { AppError, DialogueId, MessageId } from '../common';
 import type { Dialogue, DialogueMessage } from '../messages';
 import type { BatchFormat } from '../realtime';
+import { envelopeStatus } from './envelope';
 import { dialogueRecord } from './records';
 
 /** `<messageId>:<n>`: the event id that `Last-Event-ID` brings back. */
@@ -11,6 +12,18 @@ function eventId(messageId: MessageId, number: number): string {
 /** The first event, number 0. */
 export function firstEvent(replyId: MessageId, dialogue: Dialogue, message: DialogueMessage): string {
   return `id: ${eventId(replyId, 0)}\ndata: ${JSON.stringify(dialogueRecord(dialogue, message))}\n\n`;
+}
+
+/** The last event of a reader whose access has ended; without an id, so that it can come back for what it missed. */
+export function lostEvent(of: object, lost: AppError): string {
+  const data = {
+    result: '',
+    isEnd: true,
+    ...of,
+    status: 'failed',
+    error: { code: envelopeStatus(lost), msg: lost.message },
+  };
+  return `data: ${JSON.stringify(data)}\n\n`;
 }
 
 /** Pieces and end, as "Sending a message" has them. The parts that never change are made once a stream: this runs for every piece. */

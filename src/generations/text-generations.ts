@@ -1,4 +1,4 @@
-import { Injectable, Logger, type OnModuleDestroy } from '@nestjs/common';
+import { Injectable, Logger, type OnApplicationBootstrap, type OnModuleDestroy } from '@nestjs/common';
 import type { GenerationDraft, GenerationEnd } from '../assistants';
 import {
   AppError,
@@ -13,6 +13,7 @@ import {
 import { Config } from '../config';
 import { ProviderError, TextDrivers, type ResolvedService, type TextResult } from '../model-services';
 import { StreamLog, type ReplyText, type StreamEnd } from '../realtime';
+import { AccessWatch } from '../tenancy';
 import { failureOf, GenerationEndings, type Ending } from './generation-endings';
 
 const DRAIN_LAST_WAIT_MS = 5_000;
@@ -27,7 +28,7 @@ class TooLong extends Error {}
 
 /** Texts that models write. Durable before any reader is told of the end; exactly one ledger row each; never left open. */
 @Injectable()
-export class TextGenerations implements OnModuleDestroy {
+export class TextGenerations implements OnApplicationBootstrap, OnModuleDestroy {
   private readonly logger = new Logger(TextGenerations.name);
   private readonly entries = new Map<
     GenerationRecordId,
@@ -40,7 +41,19 @@ export class TextGenerations implements OnModuleDestroy {
     private readonly streams: StreamLog,
     private readonly endings: GenerationEndings,
     private readonly shutdown: Shutdown,
+    private readonly access: AccessWatch,
   ) {}
+
+  /** What a suspended tenant's users asked for ends as `stopped`. */
+  onApplicationBootstrap(): void {
+    this.access.watch(
+      () => ({ tenants: new Set([...this.entries.values()].map(({ draft }) => draft.tenantId)), keys: [] }),
+      (lost) => {
+        if (lost.kind !== 'suspended') return;
+        for (const [id, { draft }] of this.entries) if (draft.tenantId === lost.tenantId) this.stop(id);
+      },
+    );
+  }
 
   /** SHUTTING_DOWN, OVERLOADED: to be asked before anything is stored. */
   admit(): void {

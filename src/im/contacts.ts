@@ -151,6 +151,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
     const principal: Principal = {
       tenantId,
       keyId: null,
+      keyGeneration: 0,
       keyName: 'im',
       scopes: new Set(['dialogue']),
       userId: sender,

@@ -146,8 +146,8 @@ export class ImGateway implements OnModuleInit {
     try {
       const apiKey = headers['x-api-key'];
       if (typeof apiKey === 'string') await this.authenticator.authenticate({ apiKey, address });
-      if (token.keyId && !(await this.authenticator.keyStands(token.keyId)))
-        throw unauthorized('The key of this token was revoked.');
+      if (!(await this.authenticator.tokenStands(token)))
+        throw unauthorized('The key of this token does not stand for it any more.');
       const settings = await this.tenants.settings(token.tenantId);
       if (!settings?.active) throw unauthorized('This tenant is suspended.', 'TENANT_SUSPENDED');
       const { origin } = headers;

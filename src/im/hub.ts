@@ -8,8 +8,8 @@ import { GroupCommit, type ApiKeyId, type ConversationId, type TenantId } from '
 import { Config } from '../config';
 import { NodeRegistry } from '../database';
 import { DevicesRepository, RECENT_CONVERSATIONS, type DeviceSession, type OpenedDevice } from '../messages';
-import { CLOSE, Bus } from '../realtime';
-import { AccessWatch, type LostAccess } from '../tenancy';
+import { CLOSE, Bus, closeCodeOf } from '../realtime';
+import { AccessWatch, tokenGrant, type LostAccess } from '../tenancy';
 import type { Connection } from './connection';
 import { Delivery } from './delivery';
 import { DeviceMarks } from './device-marks';
@@ -201,11 +201,17 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       }
       return;
     }
+    if (lost.kind === 'keys' && ![...lost.ids].some((id) => this.perKey.has(id))) return;
     for (const connection of this.connections.values()) {
-      if (lost.kind === 'suspended' && connection.tenantId === lost.tenantId)
-        connection.close(CLOSE.suspended, 'this tenant is suspended');
-      if (lost.kind === 'key' && connection.settings.token.keyId === lost.keyId)
-        connection.close(CLOSE.unauthorized, 'the key of this token was revoked; get another');
+      if (lost.kind === 'suspended') {
+        if (connection.tenantId === lost.tenantId)
+          connection.close(CLOSE.suspended, 'this tenant is suspended');
+        continue;
+      }
+      const { token } = connection.settings;
+      if (token.keyId === null || !lost.ids.has(token.keyId)) continue;
+      const error = lost.refusalOf(tokenGrant(token));
+      if (error) connection.close(closeCodeOf(error), error.message);
     }
   }
 

@@ -31,7 +31,7 @@ export class TokenIssuer {
 
   /** Throws FORBIDDEN, RATE_LIMITED, CONFLICT (a group is full). */
   async issue(
-    { tenantId, keyId, scopes }: Principal,
+    { tenantId, keyId, keyGeneration: generation, scopes }: Principal,
     { userId, client, groupId = [] }: TokenInput,
   ): Promise<{ token: string; expiresAt: number }> {
     if (!scopes.has('im') && !scopes.has('platform')) throw new AppError('FORBIDDEN');
@@ -51,7 +51,8 @@ export class TokenIssuer {
     // A token of this very moment must be newer than a revocation of the moment before.
     const issuedAt = Date.now();
     const expiresAt = (Math.floor(issuedAt / 1_000) + this.config.env.IM_TOKEN_TTL_SECONDS) * 1_000;
-    const token = await this.tokens.sign({ tenantId, userId: user, client, keyId, issuedAt, expiresAt });
+    const claims = { tenantId, userId: user, client, keyId, generation, issuedAt, expiresAt };
+    const token = await this.tokens.sign(claims);
     return { token, expiresAt };
   }
 

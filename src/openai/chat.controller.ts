@@ -3,11 +3,11 @@ import { Body, Controller, HttpCode, Post, Req, Res } from '@nestjs/common';
 import { ApiBody, ApiHeader, ApiOperation, ApiProduces, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { AppError, badInput, ERRORS, type ErrorCode, type MessageId, type Principal } from '../common';
-import { Caller, Scopes, toAppError } from '../common/http';
+import { Caller, Scopes, toAppError, whileHeld } from '../common/http';
 import type { BranchMessage } from '../messages';
 import { Config } from '../config';
 import { ToolCalls, type ChatMessage, type Flow, type TextSink } from '../model-services';
-import { SseStreams, type StreamBatch, type StreamCursor, type StreamEnd } from '../realtime';
+import { type SseStream, SseStreams, type StreamBatch, type StreamCursor, type StreamEnd } from '../realtime';
 import { Completions, ReplyEngine, toolsOf } from '../replies';
 import { answerRecord, ChunkFormat, DONE, replyChunks } from './chat-format';
 import { parseChatRequest, type ChatRequest } from './chat-request';
@@ -71,6 +71,7 @@ export class ChatController {
     const { version, service } = call.model;
     const gone = new AbortController();
     reply.raw.once('close', () => gone.abort(new Error('the client left')));
+    whileHeld(reply, (error) => gone.abort(error));
     const run = (id: MessageId, sink: TextSink, flow?: Flow) =>
       this.completions.run(
         {
@@ -92,7 +93,8 @@ export class ChatController {
     try {
       await (request.stream ? this.streamed(call, run, gone) : this.whole(call, run));
     } catch (error) {
-      if (!gone.signal.aborted || error !== gone.signal.reason) throw error;
+      const left = gone.signal.aborted && error === gone.signal.reason && !(error instanceof AppError);
+      if (!left) throw error;
     }
   }
 
@@ -127,11 +129,13 @@ export class ChatController {
       return tooSlow();
     };
     let open = false;
+    let stream: SseStream | undefined;
+    whileHeld(reply, (error) => stream?.cutOff(failure(error)));
     const push = (events: string): void => {
       if (!open) {
         open = true;
         queue.push(format.first() + events);
-        const stream = this.streams.begin(reply, asWritten, givenUp);
+        stream = this.streams.begin(reply, asWritten, givenUp);
         queue.wake = stream.pump;
         stream.attach(queue);
       } else queue.push(events);
@@ -188,9 +192,12 @@ export class ChatController {
     reader: Reader,
   ): Promise<void> {
     let text = '';
-    const left = new Promise<void>((resolve) => reply.raw.once('close', resolve));
+    const left = leaving(reply);
     for (;;) {
-      const batch = await Promise.race([reader.next(cursor), left]);
+      const batch = await Promise.race([reader.next(cursor), left]).catch((error: unknown) => {
+        cursor.close();
+        throw error;
+      });
       if (batch === null) throw erased();
       // The reply goes on without its reader: it belongs to the conversation.
       if (!batch) break;
@@ -221,8 +228,11 @@ export class ChatController {
       const failed = failureOf(end);
       return failed && failure(failed);
     });
-    const left = new Promise<void>((resolve) => reply.raw.once('close', resolve));
-    const first = await Promise.race([reader.next(cursor), left]);
+    const left = leaving(reply);
+    const first = await Promise.race([reader.next(cursor), left]).catch((error: unknown) => {
+      cursor.close();
+      throw error;
+    });
     if (first === null) throw erased();
     if (!first) {
       cursor.close();
@@ -231,6 +241,7 @@ export class ChatController {
     if (first.end && first.pieces.length === 0) refuseFailed(first.end);
     const stream = this.streams.begin(reply, format, tooSlow);
     reader.forward = stream.pump;
+    whileHeld(reply, (error) => stream.cutOff(failure(error)));
     stream.event(chunks.first() + format(first));
     if (first.end) stream.finish();
     else stream.attach(cursor);
@@ -256,6 +267,17 @@ class Reader {
       await woken;
     }
   }
+}
+
+/** Resolves when the client leaves, rejects when its access ends. */
+function leaving(reply: FastifyReply): Promise<void> {
+  const left = new Promise<void>((resolve, reject) => {
+    reply.raw.once('close', resolve);
+    whileHeld(reply, reject);
+  });
+  // Nobody may be waiting for it any more.
+  left.catch(() => undefined);
+  return left;
 }
 
 const identity = (id: MessageId, { model }: ChatRequest) => ({

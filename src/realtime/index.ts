@@ -1,4 +1,5 @@
 export * from './bus';
+export * from './close-code';
 export * from './frame-rate';
 export { ConnectionCounts } from '../common';
 export * from './in-process-bus';

@@ -85,6 +85,17 @@ export class SseStream {
     }
   };
 
+  /** Ends it before its time: what the cursor still has is not written, and who does not read is cut off. */
+  cutOff(event: string): void {
+    if (this.response.destroyed || this.response.writableEnded) return;
+    if (this.blocked) {
+      this.response.destroy();
+      return;
+    }
+    this.end(event);
+    this.readAt = Date.now();
+  }
+
   /** Watched until all of it has left: who does not read the end either is let go like any other. */
   finish(): void {
     this.end('');

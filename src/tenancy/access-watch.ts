@@ -4,12 +4,14 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
-import { Periodic, type ApiKeyId, type TenantId } from '../common';
+import { AppError, Periodic, type ApiKeyId, type TenantId } from '../common';
 import { Config } from '../config';
 import { Database, platformScope, tenantScope, type Statement } from '../database';
+import { ApiKeysRepository, type StoredKey } from './api-keys.repository';
+import { refusalOf, type Grant } from './grant';
 import type { UserToken } from './user-tokens';
 
-/** Access that ended while connections of it may be open. */
+/** Access that ended, or may have, while what rests on it is open. */
 export type LostAccess =
   | {
       readonly kind: 'revoked';
@@ -19,7 +21,13 @@ export type LostAccess =
       readonly at: number;
     }
   | { readonly kind: 'suspended'; readonly tenantId: TenantId }
-  | { readonly kind: 'key'; readonly keyId: ApiKeyId };
+  | {
+      /** Keys that were changed or have expired: each grant of theirs is to be looked at. */
+      readonly kind: 'keys';
+      readonly ids: ReadonlySet<ApiKeyId>;
+      /** Why it does not stand any more; null: it does, or is not of these keys. */
+      refusalOf(grant: Grant | null): AppError | null;
+    };
 
 /** Whose access somebody holds open here. */
 export interface Watched {
@@ -35,41 +43,76 @@ interface Revocation {
   readonly at: number;
 }
 
+/** What is known of a key that something open rests on; `key` null: there is none of that id. */
+interface Known {
+  readonly key: StoredKey | null;
+  /** When this process learnt it, epoch ms. */
+  readonly at: number;
+}
+
+interface Held {
+  readonly grant: Grant;
+  readonly lost: (error: AppError) => void;
+}
+
 /** Promised is "within a second". */
 const POLL_MS = 400;
 /** Committed later than its time says, by a slow transaction or another node's clock. */
 const OVERLAP_MS = 5_000;
+/** Who was let in by what was remembered of a key a moment before its change may come after the change was told. */
+const TELL_AGAIN_MS = 2_000;
 
 /**
  * Revocations of user tokens, and who lost access in any other way. Every node reads what is new a few times a
- * second, so no message between them is needed, and a handshake asks memory alone.
+ * second, so no message between them is needed, and a handshake asks memory alone. What ends by the clock (a key, the
+ * overlap of a rotation) ends also while the database is away.
  */
 @Injectable()
 export class AccessWatch implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly logger = new Logger(AccessWatch.name);
   private readonly revoked = new Map<string, number>();
   private readonly watchers: { watched: () => Watched; lost: (access: LostAccess) => void }[] = [];
+  private readonly held = new Set<Held>();
+  private readonly known = new Map<ApiKeyId, Known>();
   private newest = 0;
+  /** Of the last answer, by the database's clock. */
+  private askedAt = 0;
+  private timer: NodeJS.Timeout | undefined;
   private polling: Periodic | undefined;
 
   constructor(
     private readonly database: Database,
     private readonly config: Config,
+    private readonly keys: ApiKeysRepository,
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
+    this.watch(
+      () => ({ tenants: this.grants('tenantId'), keys: this.grants('keyId') }),
+      (access) => this.letGo(access),
+    );
     // The database is away: what is known stands, and the next poll catches up.
     const failed = ({ message }: Error): void => this.logger.debug(`access not looked at: ${message}`);
     this.polling = new Periodic(POLL_MS, () => this.poll(), failed);
+    this.timer = setInterval(() => this.lookAtTheClock(), POLL_MS).unref();
     await this.polling.run();
   }
 
   async beforeApplicationShutdown(): Promise<void> {
+    clearInterval(this.timer);
     await this.polling?.stop();
   }
 
   watch(watched: () => Watched, lost: (access: LostAccess) => void): void {
     this.watchers.push({ watched, lost });
+  }
+
+  /** For an answer that takes its time: calls back once when what it rests on ends. Returns what ends the watch. */
+  hold(grant: Grant | null, lost: (error: AppError) => void): () => void {
+    if (!grant) return () => undefined;
+    const held = { grant, lost };
+    this.held.add(held);
+    return () => this.held.delete(held);
   }
 
   /** True when the token was issued before a revocation of its user or its device. */
@@ -91,15 +134,77 @@ export class AccessWatch implements OnApplicationBootstrap, BeforeApplicationShu
     const since = this.newest === 0 ? 0 : this.newest - OVERLAP_MS;
     const oldest = Date.now() - this.config.env.IM_TOKEN_TTL_SECONDS * 1_000 - OVERLAP_MS;
     const sets = this.watchers.map(({ watched }) => watched());
-    const [fresh, suspended, keys] = await this.database.run(platformScope(), [
+    const keys = new Set(sets.flatMap((set) => [...set.keys]));
+    for (const id of this.known.keys()) if (!keys.has(id)) this.known.delete(id);
+    const unknown = [...keys].filter((id) => !this.known.has(id));
+    const [fresh, suspended, changed] = await this.database.run(platformScope(), [
       revocationsSince(Math.max(since, oldest)),
       suspendedAmong([...new Set(sets.flatMap(({ tenants }) => [...tenants]))]),
-      deadAmong([...new Set(sets.flatMap(({ keys }) => [...keys]))]),
+      this.keys.changed(unknown, [...this.known.keys()], this.askedAt - OVERLAP_MS),
     ]);
+    this.askedAt = changed.at;
     for (const revocation of fresh) this.apply(revocation);
     for (const tenantId of suspended) this.tell({ kind: 'suspended', tenantId });
-    for (const keyId of keys) this.tell({ kind: 'key', keyId });
+    this.learn(unknown, changed.keys);
     for (const [key, at] of this.revoked) if (at < oldest) this.revoked.delete(key);
+  }
+
+  private learn(unknown: readonly ApiKeyId[], found: ReadonlyMap<ApiKeyId, StoredKey>): void {
+    const now = Date.now();
+    const told = new Set<ApiKeyId>(unknown.filter((id) => !found.has(id)));
+    for (const id of told) this.known.set(id, { key: null, at: now });
+    for (const [id, key] of found) {
+      const before = this.known.get(id);
+      if (before?.key?.updatedAt !== key.updatedAt) this.known.set(id, { key, at: now });
+      // The same row comes again for a while, and a revoked one always.
+      else if (!key.revoked && now - before.at > TELL_AGAIN_MS) continue;
+      told.add(id);
+    }
+    this.tellKeys(told);
+  }
+
+  /** Keys that have expired, and secrets whose overlap is over. */
+  private lookAtTheClock(): void {
+    const now = Date.now();
+    const over = new Set<ApiKeyId>();
+    for (const [id, { key }] of this.known) {
+      if (!key) continue;
+      const overlapOver = key.previousUntil <= now && key.previousUntil > now - TELL_AGAIN_MS;
+      if (key.expiresAt <= now || overlapOver) over.add(id);
+    }
+    this.tellKeys(over);
+  }
+
+  private tellKeys(ids: ReadonlySet<ApiKeyId>): void {
+    if (ids.size === 0) return;
+    const now = Date.now();
+    this.tell({
+      kind: 'keys',
+      ids,
+      refusalOf: (grant) =>
+        grant && ids.has(grant.keyId)
+          ? refusalOf(grant, this.known.get(grant.keyId)?.key ?? null, now)
+          : null,
+    });
+  }
+
+  private letGo(access: LostAccess): void {
+    if (access.kind === 'revoked') return;
+    for (const one of this.held) {
+      const error =
+        access.kind === 'keys'
+          ? access.refusalOf(one.grant)
+          : one.grant.tenantId === access.tenantId
+            ? new AppError('TENANT_SUSPENDED')
+            : null;
+      if (!error) continue;
+      this.held.delete(one);
+      one.lost(error);
+    }
+  }
+
+  private grants<K extends 'tenantId' | 'keyId'>(field: K): Set<Grant[K]> {
+    return new Set([...this.held].map(({ grant }) => grant[field]));
   }
 
   private apply({ tenantId, userId, client, at }: Revocation): void {
@@ -145,11 +250,4 @@ const suspendedAmong = (ids: readonly TenantId[]): Statement<TenantId[]> => ({
   text: `select id from tenants where id = any($1::bigint[]) and status <> 'active'`,
   values: [ids],
   map: (rows) => rows.map((row) => row.id as TenantId),
-});
-
-const deadAmong = (ids: readonly ApiKeyId[]): Statement<ApiKeyId[]> => ({
-  name: 'api-key-dead',
-  text: 'select id from api_keys where id = any($1::bigint[]) and (revoked_at is not null or expires_at <= now())',
-  values: [ids],
-  map: (rows) => rows.map((row) => row.id as ApiKeyId),
 });

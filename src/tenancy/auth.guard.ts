@@ -2,7 +2,9 @@ import { Injectable, type CanActivate, type ExecutionContext } from '@nestjs/com
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { AppError, type Principal } from '../common';
 import { CLOSED, clientAddress, type Bodies, type RouteAccess, type Strangers } from '../common/http';
+import type { AccessWatch } from './access-watch';
 import type { Authenticator, Credentials } from './authenticator';
+import { grantOf } from './grant';
 
 /**
  * Who is it, before what does he say: every request is let in or refused by its headers alone, before a byte of its
@@ -11,6 +13,7 @@ import type { Authenticator, Credentials } from './authenticator';
 export function admitRequests(
   server: FastifyInstance,
   authenticator: Authenticator,
+  watch: AccessWatch,
   strangers: Strangers,
   bodies: Bodies,
 ): void {
@@ -26,6 +29,8 @@ export function admitRequests(
     request.principal = principal;
     admitOrigin(request.headers.origin, principal, reply);
     if (!mayEnter(access, principal)) throw new AppError('FORBIDDEN');
+    const scopes = [...access.scopes, 'platform' as const];
+    request.hold = (lost) => watch.hold(grantOf(principal, scopes, credentials.address), lost);
     bodies.begin(request, reply, false);
   });
 }

@@ -1,4 +1,3 @@
-import { BlockList, isIP } from 'node:net';
 import { Injectable, Logger, type BeforeApplicationShutdown } from '@nestjs/common';
 import {
   AppError,
@@ -11,10 +10,13 @@ import {
   type TenantId,
 } from '../common';
 import { Database, platformScope, type Statement } from '../database';
+import { addressAllowed } from './allowed-addresses';
 import { parseApiKey, secretMatches } from './api-key';
 import { ApiKeysRepository, type StoredKey } from './api-keys.repository';
+import { refusalOf, tokenGrant } from './grant';
 import { RootKey } from './root-key';
 import { TenantsRepository } from './tenants.repository';
+import type { UserToken } from './user-tokens';
 
 /** What a caller sends, on whatever wire. */
 export interface Credentials {
@@ -68,10 +70,13 @@ export class Authenticator implements BeforeApplicationShutdown {
       : this.tenantPrincipal(key, tenant, userId, credentials.address);
   }
 
-  /** Whether what was made with this key is still good. */
-  async keyStands(id: ApiKeyId): Promise<boolean> {
-    const stored = await this.keys.get(id, () => this.repository.find(id));
-    return stored !== null && !stored.revoked && stored.expiresAt > Date.now();
+  /** Whether the key that a token was asked for with would still be given it; that its tenant is active is not asked. */
+  async tokenStands(token: UserToken): Promise<boolean> {
+    const grant = tokenGrant(token);
+    if (!grant) return true;
+    const { keyId } = grant;
+    const stored = await this.keys.get(keyId, () => this.repository.find(keyId));
+    return refusalOf(grant, stored) === null;
   }
 
   /** The limits of a caller's tenant and of its key, as they stand in memory since it was let in. */
@@ -95,13 +100,15 @@ export class Authenticator implements BeforeApplicationShutdown {
     const parts = parseApiKey(key);
     if (!parts) throw new AppError('UNAUTHENTICATED');
     const find = (): Promise<StoredKey | null> => this.repository.find(parts.id);
-    let stored = await this.keys.get(parts.id, find);
-    // A secret that does not fit may be newer than what is cached: the key was rotated a moment ago.
-    if (stored && !secretMatches(parts.secret, stored.secretHash)) {
-      stored = await this.keys.get(parts.id, find, MISMATCH_FRESH_MS);
-    }
-    if (!stored || !secretMatches(parts.secret, stored.secretHash)) throw new AppError('UNAUTHENTICATED');
     const now = Date.now();
+    let stored = await this.keys.get(parts.id, find);
+    let generation = stored && generationOf(parts.secret, stored, now);
+    // A secret that does not fit may be newer than what is cached: the key was rotated a moment ago.
+    if (stored && generation === null) {
+      stored = await this.keys.get(parts.id, find, MISMATCH_FRESH_MS);
+      generation = stored && generationOf(parts.secret, stored, now);
+    }
+    if (!stored || generation === null) throw new AppError('UNAUTHENTICATED');
     if (stored.revoked || stored.expiresAt <= now) throw new AppError('UNAUTHENTICATED');
     if (!addressAllowed(address, stored.allowedAddresses)) throw new AppError('UNAUTHENTICATED');
     if (tenant !== undefined && tenant !== stored.tenantId) throw new AppError('TENANT_NOT_PERMITTED');
@@ -110,6 +117,7 @@ export class Authenticator implements BeforeApplicationShutdown {
     return {
       tenantId: stored.tenantId,
       keyId: parts.id,
+      keyGeneration: generation,
       keyName: stored.name,
       scopes: stored.scopes,
       userId: userId ?? parts.id,
@@ -130,6 +138,7 @@ export class Authenticator implements BeforeApplicationShutdown {
     return {
       tenantId,
       keyId: null,
+      keyGeneration: 0,
       keyName: 'root',
       scopes: ALL_SCOPES,
       userId,
@@ -163,19 +172,9 @@ const tenantStatus = (id: TenantId): Statement<{ active: boolean } | null> => ({
   map: ([row]) => (row ? { active: row.active as boolean } : null),
 });
 
-/** True when no list is set, or one of its addresses or CIDR ranges holds the peer's. */
-export function addressAllowed(address: string, allowed: readonly string[]): boolean {
-  if (allowed.length === 0) return true;
-  const list = new BlockList();
-  for (const entry of allowed) {
-    const [base = '', prefix] = entry.split('/');
-    const family = isIP(base);
-    if (family === 0) continue;
-    const type = family === 4 ? 'ipv4' : 'ipv6';
-    if (prefix === undefined) list.addAddress(base, type);
-    else list.addSubnet(base, Number(prefix), type);
-  }
-  const plain = address.replace(/^::ffff:(?=\d+\.)/, '');
-  const family = isIP(plain);
-  return family !== 0 && list.check(plain, family === 4 ? 'ipv4' : 'ipv6');
+/** Which of the key's secrets this is; null: none that works. */
+function generationOf(secret: string, key: StoredKey, now: number): number | null {
+  if (secretMatches(secret, key.secretHash)) return key.generation;
+  const previous = key.previousUntil > now && key.previousHash;
+  return previous && secretMatches(secret, previous) ? key.generation - 1 : null;
 }

@@ -6,6 +6,7 @@ export * from './auth.guard';
 export * from './authenticator';
 export * from './connection-limits';
 export * from './demo-tenant';
+export * from './grant';
 export * from './root-key';
 export * from './tenancy.module';
 export * from './tenants.repository';

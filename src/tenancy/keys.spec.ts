@@ -1,5 +1,5 @@
 import { formatApiKey, hashSecret, makeSecret, parseApiKey, secretMatches } from './api-key';
-import { addressAllowed } from './authenticator';
+import { addressAllowed } from './allowed-addresses';
 import { RootKey } from './root-key';
 import type { ApiKeyId } from '../common';
 

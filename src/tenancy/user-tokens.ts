@@ -10,6 +10,10 @@ export interface UserToken {
   readonly client: string;
   /** The key it was asked for with; null for the root key. It falls with its key. */
   readonly keyId: ApiKeyId | null;
+  /** Of the key's secret that it was asked for with; 0 for the root key. */
+  readonly generation: number;
+  /** What it was made for. */
+  readonly use: TokenUse;
   /** Epoch ms; a revocation at this time or later undoes it. */
   readonly issuedAt: number;
   /** Epoch ms. */
@@ -19,6 +23,8 @@ export interface UserToken {
 /** What a token opens: `im` both sockets, `channel` the agent channel alone. */
 export type TokenUse = 'im' | 'channel';
 
+/** As of a token that says nothing of it: made before secrets had numbers. */
+const FIRST_GENERATION = 1;
 const ALGORITHM = 'HS256';
 const AUDIENCES: Readonly<Record<TokenUse, string>> = { im: 'parley:user', channel: 'parley:channel' };
 const MAX_TOKEN_CHARS = 4_096;
@@ -36,10 +42,18 @@ export class UserTokens {
   }
 
   async sign(
-    { tenantId, userId, client, keyId, issuedAt, expiresAt }: UserToken,
+    {
+      tenantId,
+      userId,
+      client,
+      keyId,
+      generation = FIRST_GENERATION,
+      issuedAt,
+      expiresAt,
+    }: Omit<UserToken, 'use' | 'generation'> & { readonly generation?: number },
     use: TokenUse = 'im',
   ): Promise<string> {
-    return new SignJWT({ ten: tenantId, cli: client, kid: keyId, at: issuedAt })
+    return new SignJWT({ ten: tenantId, cli: client, kid: keyId, gen: generation, at: issuedAt })
       .setProtectedHeader({ alg: ALGORITHM, typ: 'JWT' })
       .setSubject(userId)
       .setAudience(AUDIENCES[use])
@@ -78,6 +92,8 @@ async function readUnder(
       userId: payload.sub!,
       client: payload.cli as string,
       keyId: asId<ApiKeyId>(payload.kid),
+      generation: (payload.gen as number | undefined) ?? FIRST_GENERATION,
+      use: payload.aud === AUDIENCES.channel ? 'channel' : 'im',
       issuedAt: payload.at as number,
       expiresAt: payload.exp! * 1_000,
     };

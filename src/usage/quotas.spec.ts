@@ -5,6 +5,7 @@ import { estimateOf, overQuota } from './quotas';
 const principal: Principal = {
   tenantId: '7' as TenantId,
   keyId: '8' as ApiKeyId,
+  keyGeneration: 1,
   keyName: 'k',
   scopes: new Set(),
   userId: 'ann',

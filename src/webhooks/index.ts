@@ -1,3 +1,4 @@
+export type { Delivery } from './deliveries.repository';
 export * from './secret-opener';
 export * from './webhook-sender';
 export * from './webhooks.module';

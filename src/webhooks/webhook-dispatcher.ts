@@ -4,67 +4,73 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
-import { Periodic, within, type WebhookId } from '../common';
+import { Periodic, within } from '../common';
+import { Config } from '../config';
+import { nextAttemptIn } from './back-off';
+import { DeliveriesRepository, type Delivery } from './deliveries.repository';
 import { SecretOpener } from './secret-opener';
+import { Shares } from './shares';
 import { WebhookSender } from './webhook-sender';
-import { WebhooksRepository, type Delivery } from './webhooks.repository';
 
 const POLL_MS = 500;
-const CLAIM = 100;
-const MAX_RUNNING = 500;
-/** Attempts at one webhook at a time. */
-const MAX_EACH = 10;
-/** 5 s, 10 s, 20 s … at most an hour apart: twelve attempts reach over some two hours. */
-const BASE_DELAY_MS = 5_000;
-const MAX_DELAY_MS = 3_600_000;
-const MAX_ATTEMPTS = 12;
+const END_WAITING_MS = 2_000;
+/** In one go, of those who are switched off or paused for too long. */
+const MAX_ENDED = 10_000;
 const MAX_ERROR_CHARS = 300;
 const DRAIN_MS = 3_000;
 
-/** Delivers the outbox: at least once, with back-off, and after the last attempt to the dead letters. */
+/**
+ * Delivers the outbox: at least once, with back-off, and after the last attempt to the dead letters. A receiver that
+ * hangs or is dead costs its own share of the attempts, its tenant's at most, and nobody else's time.
+ */
 @Injectable()
 export class WebhookDispatcher implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly logger = new Logger(WebhookDispatcher.name);
   private readonly running = new Set<Promise<void>>();
-  private readonly perWebhook = new Map<WebhookId, number>();
-  private claiming: Periodic | undefined;
+  private readonly shares: Shares;
+  private readonly periodic: Periodic[] = [];
 
   constructor(
-    private readonly webhooks: WebhooksRepository,
+    private readonly deliveries: DeliveriesRepository,
     private readonly sender: WebhookSender,
     private readonly secrets: SecretOpener,
-  ) {}
+    config: Config,
+  ) {
+    this.shares = new Shares(config.env);
+  }
 
   onApplicationBootstrap(): void {
-    this.claiming = new Periodic(
-      POLL_MS,
-      () => this.work(),
-      ({ message }) => this.logger.debug(`the outbox was not read: ${message}`),
+    const failed = ({ message }: Error): void => this.logger.debug(`the outbox was not read: ${message}`);
+    this.periodic.push(
+      new Periodic(POLL_MS, () => this.work(), failed),
+      new Periodic(END_WAITING_MS, () => this.endWaiting(), failed),
     );
   }
 
   async beforeApplicationShutdown(): Promise<void> {
-    await this.claiming?.stop();
+    await Promise.all(this.periodic.map((one) => one.stop()));
     await within(DRAIN_MS, Promise.all(this.running));
   }
 
   private async work(): Promise<void> {
-    for (let claimed = CLAIM; claimed === CLAIM && this.running.size < MAX_RUNNING;) {
-      const busy = [...this.perWebhook].filter(([, running]) => running >= MAX_EACH).map(([id]) => id);
-      const due = await this.webhooks.claim(CLAIM, MAX_EACH, busy);
-      claimed = due.length;
+    for (let room = this.shares.room(); room; room = this.shares.room()) {
+      const due = await this.deliveries.claim(room);
       for (const delivery of due) this.begin(delivery);
+      if (due.length < room.limit) return;
     }
   }
 
+  private async endWaiting(): Promise<void> {
+    let all = 0;
+    for (let ended = 1; ended > 0 && all < MAX_ENDED; all += ended)
+      ended = await this.deliveries.endWaiting();
+  }
+
   private begin(delivery: Delivery): void {
-    const { webhookId } = delivery;
-    this.perWebhook.set(webhookId, (this.perWebhook.get(webhookId) ?? 0) + 1);
+    this.shares.begin(delivery);
     const run = this.attempt(delivery).finally(() => {
       this.running.delete(run);
-      const left = this.perWebhook.get(webhookId)! - 1;
-      if (left > 0) this.perWebhook.set(webhookId, left);
-      else this.perWebhook.delete(webhookId);
+      this.shares.end(delivery);
     });
     this.running.add(run);
   }
@@ -77,19 +83,13 @@ export class WebhookDispatcher implements OnApplicationBootstrap, BeforeApplicat
       } catch (error) {
         failure = describe(error as Error);
       }
-      if (failure === null) await this.webhooks.delivered(delivery);
-      else await this.webhooks.failed(delivery, failure, nextAttemptIn(delivery.attempt));
+      if (failure === null) await this.deliveries.delivered(delivery);
+      else await this.deliveries.failed(delivery, failure, nextAttemptIn(delivery.attempt));
     } catch (error) {
       // The database is away: the claim runs out, and the attempt is made again.
       this.logger.debug(`an attempt's outcome was not stored: ${(error as Error).message}`);
     }
   }
-}
-
-/** Null after the last one. Jittered: what failed together must not come back together. */
-export function nextAttemptIn(attempt: number, random = Math.random): number | null {
-  if (attempt >= MAX_ATTEMPTS) return null;
-  return Math.min(BASE_DELAY_MS * 2 ** (attempt - 1), MAX_DELAY_MS) * (0.75 + random() / 4);
 }
 
 function describe(error: Error): string {

@@ -1,16 +1,26 @@
 import { createHmac } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
+import { Config } from '../config';
 import { Outbound } from '../outbound';
-import type { Delivery } from './webhooks.repository';
+import type { Delivery } from './deliveries.repository';
 
-const TIMEOUT_MS = 10_000;
+const CONNECT_MS = 5_000;
 const MAX_ANSWER_BYTES = 16_384;
-const POOL = { connectMs: TIMEOUT_MS, silenceMs: TIMEOUT_MS, maxResponseBytes: MAX_ANSWER_BYTES };
+const ANSWER_MS = 1_000;
 
 /** One attempt: signed and bounded in time. */
 @Injectable()
 export class WebhookSender {
-  constructor(private readonly outbound: Outbound) {}
+  private readonly timeoutMs: number;
+  private readonly pool: { connectMs: number; silenceMs: number };
+
+  constructor(
+    private readonly outbound: Outbound,
+    { env }: Config,
+  ) {
+    this.timeoutMs = env.WEBHOOK_TIMEOUT_SECONDS * 1_000;
+    this.pool = { connectMs: CONNECT_MS, silenceMs: this.timeoutMs };
+  }
 
   /** BAD_INPUT for a URL that may not be called. */
   check(url: string): Promise<void> {
@@ -30,14 +40,17 @@ export class WebhookSender {
       'parley-timestamp': timestamp,
       'parley-signature': signature(secret, timestamp, body),
     };
-    const signal = AbortSignal.timeout(TIMEOUT_MS);
+    const signal = AbortSignal.timeout(this.timeoutMs);
     const { statusCode, body: answer } = await this.outbound.request(
       'webhook',
       delivery.url,
       { method: 'POST', headers, body, signal },
-      POOL,
+      this.pool,
     );
-    await answer.dump({ limit: MAX_ANSWER_BYTES });
+    // What it says is nothing to us: the status has decided. Read, if it is short, so that the connection can go on.
+    await answer
+      .dump({ limit: MAX_ANSWER_BYTES, signal: AbortSignal.timeout(ANSWER_MS) })
+      .catch(() => undefined);
     if (statusCode < 200 || statusCode > 299) throw new Error(`answered ${statusCode}`);
   }
 }

@@ -22,30 +22,25 @@ export interface Webhook {
   readonly enabled: boolean;
   /** `enter-again`: it was sealed under a key that is not known any more; nothing can be delivered until it is replaced. */
   readonly secretStatus: 'ok' | 'enter-again';
+  readonly receiver: Receiver;
   readonly createdAt: Date;
   readonly updatedAt: Date;
+}
+
+/** How its receiver has been doing. */
+export interface Receiver {
+  /** Failed attempts since the last one that it took. */
+  readonly failures: number;
+  /** Null: it is not paused, or is about to be tried again. */
+  readonly pausedUntil: Date | null;
+  readonly lastError: string | null;
+  readonly lastFailureAt: Date | null;
 }
 
 export interface WebhookInput {
   readonly url?: string;
   readonly events?: readonly WebhookEvent[];
   readonly enabled?: boolean;
-}
-
-/** One event on its way to one webhook. */
-export interface Delivery {
-  readonly id: string;
-  readonly webhookId: WebhookId;
-  readonly tenantId: TenantId;
-  readonly url: string;
-  /** Sealed, as it is stored. */
-  readonly secret: string;
-  readonly event: WebhookEvent;
-  readonly eventId: string;
-  readonly payload: string;
-  /** 1 for the first. */
-  readonly attempt: number;
-  readonly createdAt: Date;
 }
 
 export interface DeadLetter {
@@ -58,12 +53,10 @@ export interface DeadLetter {
   readonly createdAt: Date;
 }
 
-/** How long a claimed delivery is nobody else's: longer than an attempt can take. */
-const CLAIM_MS = 60_000;
 const MAX_WEBHOOKS = 20;
 const SECRET_BYTES = 32;
 
-/** Webhooks and their outbox. Rows of the outbox are written with what they tell of, in that one's transaction. */
+/** Webhooks, what is known of their receivers, and their dead letters. */
 @Injectable()
 export class WebhooksRepository implements SealedRows {
   constructor(
@@ -81,8 +74,8 @@ export class WebhooksRepository implements SealedRows {
     const secret = newSecret();
     const created = await this.database.one(tenantScope(tenantId), {
       name: 'webhook-create',
-      text: `insert into webhooks (id, tenant_id, url, secret, events, enabled)
-             select $1, $2, $3, $4, $5, $6 where (select count(*) from webhooks where tenant_id = $2) < ${MAX_WEBHOOKS}
+      text: `insert into webhooks (id, tenant_id, url, secret, events, enabled, origin)
+             select $1, $2, $3, $4, $5, $6, $7 where (select count(*) from webhooks where tenant_id = $2) < ${MAX_WEBHOOKS}
              returning ${COLUMNS}`,
       values: [
         id,
@@ -91,6 +84,7 @@ export class WebhooksRepository implements SealedRows {
         this.secrets.seal(secret, id),
         [...input.events],
         input.enabled ?? true,
+        originOf(input.url),
       ],
       map: ([row]) => (row ? this.toWebhook(row) : null),
     });
@@ -115,13 +109,24 @@ export class WebhooksRepository implements SealedRows {
     return found;
   }
 
+  /** A new address, or being switched on, ends a pause. */
   async update(tenantId: TenantId, id: WebhookId, { url, events, enabled }: WebhookInput): Promise<Webhook> {
     const updated = await this.database.one(tenantScope(tenantId), {
       name: 'webhook-update',
       text: `update webhooks set url = coalesce($3, url), events = coalesce($4, events), enabled = coalesce($5, enabled),
-               updated_at = now()
+               origin = coalesce($6, origin), updated_at = now(),
+               failures = case when $7 then 0 else failures end, pauses = case when $7 then 0 else pauses end,
+               paused_until = case when $7 then null else paused_until end
              where tenant_id = $1 and id = $2 returning ${COLUMNS}`,
-      values: [tenantId, id, url ?? null, events ? [...events] : null, enabled ?? null],
+      values: [
+        tenantId,
+        id,
+        url ?? null,
+        events ? [...events] : null,
+        enabled ?? null,
+        url === undefined ? null : originOf(url),
+        url !== undefined || enabled === true,
+      ],
       map: ([row]) => (row ? this.toWebhook(row) : null),
     });
     if (!updated) throw new AppError('NOT_FOUND');
@@ -175,6 +180,7 @@ export class WebhooksRepository implements SealedRows {
       events: row.events as WebhookEvent[],
       enabled: row.enabled as boolean,
       secretStatus: this.secrets.readable(row.secret as string, id) ? 'ok' : 'enter-again',
+      receiver: toReceiver(row),
       createdAt: row.created_at as Date,
       updatedAt: row.updated_at as Date,
     };
@@ -212,75 +218,21 @@ export class WebhooksRepository implements SealedRows {
       map: (rows) => rows.length,
     });
   }
-
-  /**
-   * Takes what is due, oldest first, for this process alone for a minute: at most `each` for one webhook and none for
-   * the `busy` ones, so that a slow receiver holds up nobody else.
-   */
-  claim(limit: number, each: number, busy: readonly WebhookId[]): Promise<Delivery[]> {
-    return this.database.one(platformScope(), claim(limit, each, busy));
-  }
-
-  async delivered({ tenantId, id }: Pick<Delivery, 'tenantId' | 'id'>): Promise<void> {
-    await this.database.one(tenantScope(tenantId), {
-      name: 'webhook-delivered',
-      text: 'delete from webhook_deliveries where tenant_id = $1 and id = $2',
-      values: [tenantId, id],
-      map: () => undefined,
-    });
-  }
-
-  /** `againInMs` null: no more attempts, it is a dead letter now. */
-  async failed(
-    { tenantId, id }: Pick<Delivery, 'tenantId' | 'id'>,
-    error: string,
-    againInMs: number | null,
-  ): Promise<void> {
-    await this.database.one(tenantScope(tenantId), {
-      name: 'webhook-failed',
-      text: `update webhook_deliveries set last_error = $3, dead = $4::float8 is null,
-               next_at = now() + make_interval(secs => coalesce($4::float8, 0) / 1000)
-             where tenant_id = $1 and id = $2`,
-      values: [tenantId, id, error, againInMs],
-      map: () => undefined,
-    });
-  }
 }
 
 const newSecret = (): string => `whsec_${randomBytes(SECRET_BYTES).toString('base64')}`;
 
-const COLUMNS = 'id, url, secret, events, enabled, created_at, updated_at';
+const COLUMNS = `id, url, secret, events, enabled, failures, last_error, last_failure_at, created_at, updated_at,
+  case when paused_until > now() then paused_until end as paused_until`;
 
-const claim = (limit: number, each: number, busy: readonly WebhookId[]): Statement<Delivery[]> => ({
-  name: 'webhook-claim',
-  text: `with due as (
-      select d.id, w.url, w.secret from webhooks w
-      cross join lateral (
-        select id, next_at from webhook_deliveries
-        where webhook_id = w.id and not dead and next_at <= now() order by next_at limit $2) d
-      where w.enabled and w.id <> all($3::bigint[])
-      order by d.next_at limit $1),
-    locked as (
-      select x.id, due.url, due.secret from due join webhook_deliveries x on x.id = due.id
-      where not x.dead and x.next_at <= now() for update of x skip locked)
-    update webhook_deliveries d set attempts = d.attempts + 1, next_at = now() + interval '${CLAIM_MS} milliseconds'
-    from locked l where d.id = l.id
-    returning d.id, d.webhook_id, d.tenant_id, d.event, d.event_id, d.payload, d.attempts, d.created_at, l.url, l.secret`,
-  values: [limit, each, busy],
-  map: (rows) =>
-    rows.map((row) => ({
-      id: row.id as string,
-      webhookId: row.webhook_id as WebhookId,
-      tenantId: row.tenant_id as TenantId,
-      url: row.url as string,
-      secret: row.secret as string,
-      event: row.event as WebhookEvent,
-      eventId: row.event_id as string,
-      payload: row.payload as string,
-      attempt: row.attempts as number,
-      createdAt: row.created_at as Date,
-    })),
-});
+function toReceiver(row: Row): Receiver {
+  return {
+    failures: row.failures as number,
+    pausedUntil: row.paused_until as Date | null,
+    lastError: row.last_error as string | null,
+    lastFailureAt: row.last_failure_at as Date | null,
+  };
+}
 
 function toDeadLetter(row: Row): DeadLetter {
   return {
@@ -293,3 +245,5 @@ function toDeadLetter(row: Row): DeadLetter {
     createdAt: row.created_at as Date,
   };
 }
+
+const originOf = (url: string): string => new URL(url).origin;

@@ -1,5 +1,5 @@
 import { createHmac } from 'node:crypto';
-import { nextAttemptIn } from './webhook-dispatcher';
+import { nextAttemptIn } from './back-off';
 import { signature } from './webhook-sender';
 
 it('signs the time and the body', () => {

@@ -44,8 +44,8 @@ describe('a webhook', () => {
     expect((await im.get(path)).status).toBe(200);
   });
 
-  it('that is switched off gets nothing; what had been waiting comes when it is on again', async () => {
-    const [to, other] = await Promise.all([acme(['message.created']), acme(['message.created'])]);
+  it('that is switched off is told of nothing: what had been waiting fails with each attempt, uncalled', async () => {
+    const to = await acme(['message.created']);
     const { im, path, receiver } = to;
     receiver.answer = () => 500;
     await im.say('ann', 'bob', 'before');
@@ -54,15 +54,35 @@ describe('a webhook', () => {
     expect((await im.patch(path, { enabled: false })).body).toMatchObject({ enabled: false });
     await im.say('ann', 'bob', 'meanwhile');
     await to.dueNow(1);
-    // What came later has gone out to another one: that delivery has been passed over.
-    await other.im.say('ann', 'bob', 'x');
-    await other.delivered();
+    const [row] = await to.all(({ attempts }) => attempts === 2);
+    expect(row).toMatchObject({ last_error: 'the webhook is switched off', dead: false });
+    expect(row!.wait).toBeGreaterThan(5);
     expect([receiver.received.length, (await to.outbox()).length]).toEqual([1, 1]);
     await im.patch(path, { enabled: true });
+    await to.dueNow(2);
     await im.say('ann', 'bob', 'after');
     await to.delivered();
     const told = receiver.data('message.created').map(({ frame }) => (frame as Frame).msg.content as string);
     expect(told.sort()).toEqual(['after', 'before', 'before']);
+  });
+
+  it('that stays switched off leaves dead letters, which come when they are asked for', async () => {
+    const to = await acme(['message.created']);
+    const { im, path, receiver } = to;
+    receiver.answer = () => 500;
+    await im.say('ann', 'bob', 'waiting');
+    await to.all(({ last_error }) => last_error !== null);
+    await im.patch(path, { enabled: false });
+    await to.dueNow(11);
+    await to.all(({ dead }) => dead);
+    expect((await im.get(`${path}/dead-letters`)).body.data).toMatchObject([
+      { attempts: 12, lastError: 'the webhook is switched off' },
+    ]);
+    receiver.answer = () => 200;
+    await im.patch(path, { enabled: true });
+    await im.post(`${path}/dead-letters/retry`);
+    await to.delivered();
+    expect(receiver.received).toHaveLength(2);
   });
 
   it('that is deleted takes what was waiting with it', async () => {

@@ -14,4 +14,5 @@ export * from './slow-answers';
 export * from './raw-answer';
 export * from './strangers';
 export * from './validation';
+export * from './while-held';
 export * from './while-present';
