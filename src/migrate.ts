@@ -5,6 +5,7 @@ import { Config, ConfigError } from './config';
 import { connectionFailure, migrate, migrationDataSource } from './database';
 import { EmbeddedPostgres } from './database/embedded-postgres';
 import { entities } from './app';
+import { makeDataDirectory } from './data-directory';
 
 /** Entities say nothing of indexes, foreign keys and checks: migrations make those, and what is generated must not drop them. */
 const FOREIGN_DROP = /^(ALTER TABLE \S+ DROP CONSTRAINT|DROP INDEX)\b/i;
@@ -13,6 +14,7 @@ const FOREIGN_MAKE = /^(ALTER TABLE \S+ ADD CONSTRAINT|CREATE (UNIQUE )?INDEX)\b
 /** `npm run migration:run`, `:revert`, `:generate -- <verb-noun>`: on DATABASE_URL or the embedded server. */
 async function main([action, name = '']: string[]): Promise<void> {
   const config = Config.load();
+  if (!config.env.DATABASE_URL) await makeDataDirectory(config.dataDir);
   const postgres = config.env.DATABASE_URL
     ? undefined
     : await EmbeddedPostgres.start({ dataDir: config.dataDir });

@@ -1,3 +1,4 @@
+export * from './address-ranges';
 export * from './addresses';
 export * from './errors';
 export * from './exact-json';

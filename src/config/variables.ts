@@ -1,3 +1,5 @@
+import { isAddressOrRange } from '../common';
+
 /**
  * The environment, variable by variable: the only reader of process.env is `loadConfig` beside this file.
  * `.env.example` is kept equal to this table by a test.
@@ -8,6 +10,16 @@ export interface Variable<T> {
   readonly example: string;
   /** Throws an Error whose message completes "NAME …", never repeating the value. */
   readonly parse: (raw: string | undefined) => T;
+}
+
+/**
+ * What no value may hold, whatever its variable: a blank at its ends or a control character is never meant (a line end
+ * of a file, a quote that was not closed), and would make another key, path or host of it.
+ */
+export function refuseBlanks(raw: string): void {
+  if (/^\s|\s$/.test(raw)) throw new Error('must not begin or end with a blank');
+  // eslint-disable-next-line no-control-regex
+  if (/[\u0000-\u001f\u007f]/.test(raw)) throw new Error('must not hold a control character');
 }
 
 const text = (describe: string, fallback?: string): Variable<string | undefined> => ({
@@ -26,9 +38,10 @@ const integer = (describe: string, fallback: number, min: number, max: number): 
   describe,
   example: String(fallback),
   parse: (raw) => {
-    const value = raw === undefined ? fallback : Number(raw);
-    if (!Number.isInteger(value) || value < min || value > max) {
-      throw new Error(`must be a whole number from ${min} to ${max}`);
+    // Decimal digits alone: what else `Number` reads (0x2600, 1e3, +5, 007) is read otherwise elsewhere.
+    const value = raw === undefined ? fallback : /^(0|[1-9]\d{0,15})$/.test(raw) ? Number(raw) : NaN;
+    if (!Number.isSafeInteger(value) || value < min || value > max) {
+      throw new Error(`must be a whole number from ${min} to ${max}, in decimal digits`);
     }
     return value;
   },
@@ -49,7 +62,9 @@ const url = (describe: string, protocols: readonly string[]): Variable<string | 
   example: '',
   parse: (raw) => {
     if (raw === undefined) return undefined;
-    if (!URL.canParse(raw) || !protocols.includes(new URL(raw).protocol)) {
+    // `new URL` also takes http:host, http:/host and a blank anywhere, and mends them in silence.
+    const begins = protocols.some((protocol) => raw.startsWith(`${protocol}//`));
+    if (!begins || /\s/.test(raw) || !URL.canParse(raw)) {
       throw new Error(`must be a URL that begins with ${protocols.map((p) => `${p}//`).join(' or ')}`);
     }
     return raw;
@@ -60,9 +75,21 @@ const secret = (describe: string, minLength: number): Variable<string | undefine
   describe,
   example: '',
   parse: (raw) => {
-    if (raw !== undefined && raw.length < minLength)
-      throw new Error(`must have at least ${minLength} characters`);
+    if (raw !== undefined && raw.replace(/\s/g, '').length < minLength)
+      throw new Error(`must have at least ${minLength} characters that are not blanks`);
     return raw;
+  },
+});
+
+/** A list with commas between its addresses and ranges, in the form that BlockList takes. */
+const addresses = (describe: string): Variable<readonly string[]> => ({
+  describe,
+  example: '',
+  parse: (raw) => {
+    const entries = raw?.split(',').map((entry) => entry.trim()) ?? [];
+    if (!entries.every(isAddressOrRange))
+      throw new Error('must be IP addresses or ranges with commas between them, as in 10.0.0.7,fd00::/8');
+    return Object.freeze(entries);
   },
 });
 
@@ -74,6 +101,14 @@ export const VARIABLES = {
   ),
   HOST: requiredText('address to listen on; 0.0.0.0 for every interface', '127.0.0.1'),
   PORT: integer('port for HTTP, SSE and WebSocket; 0 picks a free one', 9527, 0, 65_535),
+  TRUST_PROXY: addresses(
+    'addresses or ranges of the proxies in front, with commas; only what these say of a client is believed',
+  ),
+  PROXY_PROTOCOL: choice(
+    'on: connections from TRUST_PROXY begin with a PROXY header, version 1 or 2',
+    ['off', 'on'],
+    'off',
+  ),
   DATABASE_URL: url(
     'postgres://user:password@host:5432/database; without it an embedded PostgreSQL is started',
     ['postgres:', 'postgresql:'],
