@@ -1,11 +1,21 @@
+import type { Server as HttpServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { Logger } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { DataSourceOptions } from 'typeorm';
 import { AppModule, errorFilter, type Foundations } from './app.module';
 import { assistantEntities } from './assistants';
-import { answerPreflights, forgiveEmptyBodies, nameRequest, nameRequests } from './common/http';
+import {
+  answerPreflights,
+  forgiveEmptyBodies,
+  nameClients,
+  nameRequest,
+  nameRequests,
+  readProxyHeaders,
+  TrustedProxies,
+} from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
 import { admitUploads, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
@@ -21,6 +31,8 @@ export const entities: DataSourceOptions['entities'] = [
   ...assistantEntities,
   ...modelServiceEntities,
 ];
+
+const PROXY_COMPLAINT_MS = 60_000;
 
 export interface RegisteredRoute {
   readonly method: string;
@@ -48,7 +60,10 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
     poolSize: env.DATABASE_POOL_SIZE,
     entities,
   }).initialize();
+  const proxies = new TrustedProxies(env.TRUST_PROXY);
   const adapter = new FastifyAdapter({
+    // For `x-forwarded-host` and `x-forwarded-proto`; the client's address is found by nameClients.
+    trustProxy: proxies.any && ((address: string) => proxies.trusts(address)),
     bodyLimit: env.BODY_LIMIT_BYTES,
     forceCloseConnections: true,
     return503OnClosing: true,
@@ -62,6 +77,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
       errorFilter.answer(error, request, reply);
     },
   });
+  nameClients(adapter.getInstance<FastifyInstance>(), proxies);
   nameRequests(adapter.getInstance<FastifyInstance>());
   answerPreflights(adapter.getInstance<FastifyInstance>());
   forgiveEmptyBodies(adapter.getInstance<FastifyInstance>());
@@ -85,7 +101,9 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   );
   await nest.get(NodeRegistry).join();
   serveDocs(nest);
-  nest.get(SocketServer).attach(nest.getHttpServer());
+  const server: HttpServer = nest.getHttpServer();
+  nest.get(SocketServer).attach(server, (request) => proxies.addressOf(request));
+  const endUnread = env.PROXY_PROTOCOL === 'on' ? readProxiesOf(server, proxies) : () => undefined;
   try {
     await nest.listen({ port: env.PORT, host: env.HOST });
   } catch (error) {
@@ -97,7 +115,22 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   const url = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
   const close = (): Promise<void> => {
     nest.get(Readiness).stopping = true;
+    endUnread();
     return nest.close();
   };
   return { nest, routes, url, close };
+}
+
+/** A proxy that sends no header is somebody's mistake in its configuration, or in TRUST_PROXY: told now and then, not each time. */
+function readProxiesOf(server: HttpServer, proxies: TrustedProxies): () => void {
+  const logger = new Logger('proxy-protocol');
+  let toldAt = -PROXY_COMPLAINT_MS;
+  return readProxyHeaders(server, {
+    trusts: (address) => proxies.trusts(address),
+    refused: (address, why) => {
+      if (performance.now() - toldAt < PROXY_COMPLAINT_MS) return;
+      toldAt = performance.now();
+      logger.warn(`a connection from ${address} was refused: ${why}`);
+    },
+  });
 }

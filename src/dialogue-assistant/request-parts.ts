@@ -5,6 +5,7 @@ import { AppError, asId, badInput } from '../common';
 import { Scopes } from '../common/http';
 
 const MAX_IDEMPOTENCY_KEY_CHARS = 255;
+const HOST = /^(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{1,5})?$/i;
 /** A provider that keeps refusing for rate was already asked three times: a client should leave it alone for a while. */
 export const PROVIDER_RATE_RETRY_SECONDS = 10;
 
@@ -38,10 +39,10 @@ export function idempotencyKeyOf({ headers }: FastifyRequest): string | null {
 }
 
 /**
- * `http://host:port` as the client wrote it. A proxy that ends TLS says so in `x-forwarded-proto`; who makes that up
- * gets a wrong address for himself.
+ * `https://host:port` as the client wrote it. A trusted proxy says so in `x-forwarded-proto` and `x-forwarded-host`
+ * (TRUST_PROXY), of which Fastify takes the last; what is neither a scheme nor a host is not believed.
  */
 export function originOf({ headers, protocol, host }: FastifyRequest): string {
-  const [forwarded = ''] = String(headers['x-forwarded-proto'] ?? '').split(',');
-  return `${/^https?$/.test(forwarded.trim()) ? forwarded.trim() : protocol}://${host}`;
+  const scheme = protocol === 'https' ? 'https' : 'http';
+  return `${scheme}://${HOST.test(host) ? host : (headers.host ?? '')}`;
 }

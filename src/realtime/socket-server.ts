@@ -30,7 +30,7 @@ export interface SocketRoute<T = unknown> {
 export interface Handshake {
   readonly url: URL;
   readonly headers: IncomingMessage['headers'];
-  /** The peer's IP address. */
+  /** The client's IP address, also behind a trusted proxy. */
   readonly address: string;
 }
 
@@ -42,6 +42,7 @@ export class SocketServer {
   private readonly logger = new Logger(SocketServer.name);
   private readonly routes: { route: SocketRoute; server: WebSocketServer }[] = [];
   private closing = false;
+  private addressOf = (request: IncomingMessage): string => request.socket.remoteAddress ?? '';
 
   add<T>(route: SocketRoute<T>): void {
     const { protocols, maxFrameBytes } = route;
@@ -56,7 +57,9 @@ export class SocketServer {
     this.routes.push({ route, server });
   }
 
-  attach(server: Server): void {
+  /** `addressOf` says whose request it is, also behind a proxy. */
+  attach(server: Server, addressOf: (request: IncomingMessage) => string): void {
+    this.addressOf = addressOf;
     server.on('upgrade', (request, socket, head) => void this.upgrade(request, socket as Socket, head));
   }
 
@@ -78,7 +81,7 @@ export class SocketServer {
       }
       const found = this.routes.find(({ route }) => route.path.test(url.pathname));
       if (!found) throw new HandshakeRefused(404, { error: 'No such path.', code: 'NOT_FOUND' });
-      const address = request.socket.remoteAddress ?? '';
+      const address = this.addressOf(request);
       const admitted = await found.route.admit({ url, headers: request.headers, address });
       if (socket.destroyed) return;
       found.server.handleUpgrade(request, socket, head, (ws) => found.route.open(ws, admitted));
