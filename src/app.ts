@@ -16,7 +16,7 @@ import {
   readProxyHeaders,
   TrustedProxies,
 } from './common/http';
-import { applicationDataSource, NodeRegistry } from './database';
+import { NodeRegistry, openApplicationDataSource } from './database';
 import { serveDocs } from './docs';
 import { admitUploads, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
 import { messageEntities } from './messages';
@@ -55,11 +55,11 @@ export interface AppSettings extends Omit<Foundations, 'dataSource'> {
 /** Builds the application on a migrated database and listens. Whoever calls it owns the process and its signals. */
 export async function startApp({ databaseUrl, ...foundations }: AppSettings): Promise<App> {
   const { env } = foundations.config;
-  const dataSource = await applicationDataSource({
+  const dataSource = await openApplicationDataSource({
     url: databaseUrl,
     poolSize: env.DATABASE_POOL_SIZE,
     entities,
-  }).initialize();
+  });
   const proxies = new TrustedProxies(env.TRUST_PROXY);
   const adapter = new FastifyAdapter({
     // For `x-forwarded-host` and `x-forwarded-proto`; the client's address is found by nameClients.

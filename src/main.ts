@@ -82,7 +82,7 @@ async function main(): Promise<void> {
       databaseUrl = postgres.url;
     }
     if (stopping) return;
-    await migrate(databaseUrl);
+    await migrate(databaseUrl, (line) => process.stderr.write(`parley: ${line}\n`));
     app = await startApp({ config, databaseUrl, ...secrets });
     if (stopping) return;
     if (config.quickstart) {

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Config, ConfigError } from './config';
-import { connectionFailure, migrate, migrationDataSource } from './database';
+import { connectionFailure, migrate, migrationDataSource, underMigrationLock } from './database';
 import { EmbeddedPostgres } from './database/embedded-postgres';
 import { entities } from './app';
 import { makeDataDirectory } from './data-directory';
@@ -21,7 +21,7 @@ async function main([action, name = '']: string[]): Promise<void> {
   const url = config.env.DATABASE_URL ?? postgres!.url;
   try {
     if (action === 'run') {
-      const ran = await migrate(url);
+      const ran = await migrate(url, say);
       say(ran.length > 0 ? `ran ${ran.join(', ')}` : 'nothing to run: the schema is up to date');
       return;
     }
@@ -36,7 +36,7 @@ async function main([action, name = '']: string[]): Promise<void> {
           `select name from migrations order by timestamp desc limit 1`,
         );
         if (!last) return say('nothing to revert: no migration has been run');
-        await source.undoLastMigration();
+        await underMigrationLock(url, () => source.undoLastMigration(), say);
         say(`reverted ${last.name}`);
       } else {
         if (!/^[a-z][a-z0-9-]*$/.test(name))
