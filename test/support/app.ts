@@ -236,6 +236,11 @@ export class SseClient {
     });
   }
 
+  /** Of a response that was asked for otherwise. */
+  static of(response: IncomingMessage): SseClient {
+    return new SseClient(response);
+  }
+
   static async open(
     url: string,
     method: string,
