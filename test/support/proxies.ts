@@ -94,7 +94,7 @@ PidFile {dir}/pid
 Mutex file:{dir}
 ServerName ${HOST}
 Listen 127.0.0.1:{port}
-ErrorLog /dev/stderr
+ErrorLog {dir}/error.log
 LogLevel error
 ${asRoot ? 'User www-data\nGroup www-data' : ''}
 ${[
@@ -170,7 +170,10 @@ export class Proxy {
     for (const stream of [child.stdout, child.stderr])
       stream.setEncoding('utf8').on('data', (part: string) => (output = (output + part).slice(-5_000)));
     await eventually(async () => {
-      if (child.exitCode !== null) throw new Error(`${name} ended: ${output}`);
+      if (child.exitCode !== null)
+        throw new Error(
+          `${name} ended: ${output}${await readFile(join(dir, 'error.log'), 'utf8').catch(() => '')}`,
+        );
       return accepts(port, certificate);
     });
     return new Proxy(child, dir, port, certificate);
