@@ -1,5 +1,6 @@
-import { createServer, type RequestListener } from 'node:http';
+import { createServer, type RequestListener, type Server as HttpServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { Logger } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
@@ -15,14 +16,17 @@ import {
   boundStrangers,
   forgiveEmptyBodies,
   giveUpSlowReaders,
+  nameClients,
   nameRequest,
   nameRequests,
   publishAccess,
+  readProxyHeaders,
   refuseNul,
   Strangers,
+  TrustedProxies,
 } from './common/http';
 import type { Environment } from './config';
-import { applicationDataSource, NodeRegistry } from './database';
+import { NodeRegistry, openApplicationDataSource } from './database';
 import { serveDocs } from './docs';
 import { countLongBodies, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
 import { messageEntities } from './messages';
@@ -37,6 +41,8 @@ export const entities: DataSourceOptions['entities'] = [
   ...assistantEntities,
   ...modelServiceEntities,
 ];
+
+const PROXY_COMPLAINT_MS = 60_000;
 
 export interface RegisteredRoute {
   readonly method: string;
@@ -81,16 +87,20 @@ function bodyLimitsOf(env: Environment): BodyLimits {
 /** Builds the application on a migrated database and listens. Whoever calls it owns the process and its signals. */
 export async function startApp({ databaseUrl, ...foundations }: AppSettings): Promise<App> {
   const { env } = foundations.config;
-  const dataSource = await applicationDataSource({
+  const dataSource = await openApplicationDataSource({
     url: databaseUrl,
     poolSize: env.DATABASE_POOL_SIZE,
     entities,
-  }).initialize();
+  });
+  const proxies = new TrustedProxies(env.TRUST_PROXY);
   const strangers = new Strangers({
     connections: env.STRANGER_CONNECTIONS,
     connectionsPerAddress: env.STRANGER_CONNECTIONS_PER_ADDRESS,
+    proxies,
   });
   const adapter = new FastifyAdapter({
+    // For `x-forwarded-host` and `x-forwarded-proto`; the client's address is found by nameClients.
+    trustProxy: proxies.any && ((address: string) => proxies.trusts(address)),
     bodyLimit: env.BODY_LIMIT_BYTES,
     forceCloseConnections: true,
     return503OnClosing: true,
@@ -109,6 +119,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
     },
   });
   const server = adapter.getInstance<FastifyInstance>();
+  nameClients(server, proxies);
   nameRequests(server);
   answerPreflights(server);
   forgiveEmptyBodies(server);
@@ -137,7 +148,9 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   countLongBodies(server);
   await nest.get(NodeRegistry).join();
   serveDocs(nest);
-  nest.get(SocketServer).attach(nest.getHttpServer());
+  const http: HttpServer = nest.getHttpServer();
+  nest.get(SocketServer).attach(http, (request) => proxies.addressOf(request));
+  const endUnread = env.PROXY_PROTOCOL === 'on' ? readProxiesOf(http, proxies) : () => undefined;
   try {
     await nest.listen({ port: env.PORT, host: env.HOST });
   } catch (error) {
@@ -149,7 +162,22 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   const url = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
   const close = (): Promise<void> => {
     nest.get(Shutdown).begin();
+    endUnread();
     return nest.close();
   };
   return { nest, routes, url, close };
+}
+
+/** A proxy that sends no header is somebody's mistake in its configuration, or in TRUST_PROXY: told now and then, not each time. */
+function readProxiesOf(server: HttpServer, proxies: TrustedProxies): () => void {
+  const logger = new Logger('proxy-protocol');
+  let toldAt = -PROXY_COMPLAINT_MS;
+  return readProxyHeaders(server, {
+    trusts: (address) => proxies.trusts(address),
+    refused: (address, why) => {
+      if (performance.now() - toldAt < PROXY_COMPLAINT_MS) return;
+      toldAt = performance.now();
+      logger.warn(`a connection from ${address} was refused: ${why}`);
+    },
+  });
 }

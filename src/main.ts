@@ -2,9 +2,11 @@ import './garbage-collection';
 import 'reflect-metadata';
 import { startApp, type App } from './app';
 import { Config, ConfigError } from './config';
+import { DataDirectoryHangsError, makeDataDirectory } from './data-directory';
 import { migrate } from './database';
 import { EmbeddedPostgres, EmbeddedPostgresError } from './database/embedded-postgres';
 import { greeting, Quickstart } from './quickstart';
+
 import { loadSecrets } from './secrets';
 
 const SAME_STOP_MS = 1_000;
@@ -72,6 +74,7 @@ async function main(): Promise<void> {
 
   try {
     config = Config.load();
+    if (config.usesDataDir) await makeDataDirectory(config.dataDir);
     const secrets = await loadSecrets(config);
     let databaseUrl = config.env.DATABASE_URL;
     if (databaseUrl === undefined) {
@@ -79,7 +82,7 @@ async function main(): Promise<void> {
       databaseUrl = postgres.url;
     }
     if (stopping) return;
-    await migrate(databaseUrl);
+    await migrate(databaseUrl, (line) => process.stderr.write(`parley: ${line}\n`));
     app = await startApp({ config, databaseUrl, ...secrets });
     if (stopping) return;
     if (config.quickstart) {
@@ -95,6 +98,7 @@ async function main(): Promise<void> {
   } catch (error) {
     if (stopping) return;
     process.stderr.write(`parley: ${explain(error, config)}\n`);
+    if (error instanceof DataDirectoryHangsError) process.kill(process.pid, 'SIGKILL');
     await stop().catch(() => undefined);
     process.exit(1);
   }

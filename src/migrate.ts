@@ -2,9 +2,10 @@ import { spawnSync } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Config, ConfigError } from './config';
-import { connectionFailure, migrate, migrationDataSource } from './database';
+import { connectionFailure, migrate, migrationDataSource, underMigrationLock } from './database';
 import { EmbeddedPostgres } from './database/embedded-postgres';
 import { entities } from './app';
+import { makeDataDirectory } from './data-directory';
 
 /** Entities say nothing of indexes, foreign keys and checks: migrations make those, and what is generated must not drop them. */
 const FOREIGN_DROP = /^(ALTER TABLE \S+ DROP CONSTRAINT|DROP INDEX)\b/i;
@@ -13,13 +14,14 @@ const FOREIGN_MAKE = /^(ALTER TABLE \S+ ADD CONSTRAINT|CREATE (UNIQUE )?INDEX)\b
 /** `npm run migration:run`, `:revert`, `:generate -- <verb-noun>`: on DATABASE_URL or the embedded server. */
 async function main([action, name = '']: string[]): Promise<void> {
   const config = Config.load();
+  if (!config.env.DATABASE_URL) await makeDataDirectory(config.dataDir);
   const postgres = config.env.DATABASE_URL
     ? undefined
     : await EmbeddedPostgres.start({ dataDir: config.dataDir });
   const url = config.env.DATABASE_URL ?? postgres!.url;
   try {
     if (action === 'run') {
-      const ran = await migrate(url);
+      const ran = await migrate(url, say);
       say(ran.length > 0 ? `ran ${ran.join(', ')}` : 'nothing to run: the schema is up to date');
       return;
     }
@@ -34,7 +36,7 @@ async function main([action, name = '']: string[]): Promise<void> {
           `select name from migrations order by timestamp desc limit 1`,
         );
         if (!last) return say('nothing to revert: no migration has been run');
-        await source.undoLastMigration();
+        await underMigrationLock(url, () => source.undoLastMigration(), say);
         say(`reverted ${last.name}`);
       } else {
         if (!/^[a-z][a-z0-9-]*$/.test(name))

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Config } from './config';
 
@@ -11,7 +11,7 @@ export interface Secrets {
 
 /**
  * From the environment; outside production what is missing is made once and kept in `<data dir>/secrets.json` (mode
- * 600), so that what was encrypted yesterday can be read today.
+ * 600), so that what was encrypted yesterday can be read today. The directory is there.
  */
 export async function loadSecrets(config: Config): Promise<Secrets> {
   const { PARLEY_SECRET_KEY: secretKey, PARLEY_ROOT_KEY: rootKey } = config.env;
@@ -29,7 +29,6 @@ export async function loadSecrets(config: Config): Promise<Secrets> {
     rootKey: kept.rootKey ?? `pk_root_${randomBytes(32).toString('base64url')}`,
   };
   if (!kept.secretKey || !kept.rootKey) {
-    await mkdir(config.dataDir, { recursive: true });
     await writeFile(file, `${JSON.stringify(secrets, null, 2)}\n`, { mode: 0o600 });
   }
   return {

@@ -23,8 +23,7 @@ import {
   ValidateIf,
   ValidateNested,
 } from 'class-validator';
-import { isIP } from 'node:net';
-import { SCOPES, type Scope } from '../common';
+import { isAddressOrRange, SCOPES, type Scope } from '../common';
 import { EmptyIsAbsent, IsEntityId, IsJsonObject, IsPageLimit, NoNul } from '../common/http';
 import { LIMIT_NAMES } from '../tenancy';
 import { QUOTA_NAMES } from '../usage';
@@ -128,16 +127,7 @@ function IsAddressOrRange(): PropertyDecorator {
       validator: {
         validate: (values: unknown) =>
           Array.isArray(values) &&
-          values.every((value) => {
-            if (typeof value !== 'string') return false;
-            const [base = '', prefix, ...rest] = value.split('/');
-            const family = isIP(base);
-            if (family === 0 || rest.length > 0) return false;
-            return (
-              prefix === undefined ||
-              (/^\d{1,3}$/.test(prefix) && Number(prefix) <= (family === 4 ? 32 : 128))
-            );
-          }),
+          values.every((value) => typeof value === 'string' && isAddressOrRange(value)),
         defaultMessage: () => '$property must hold IP addresses or CIDR ranges',
       },
     });

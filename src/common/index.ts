@@ -1,3 +1,4 @@
+export * from './address-ranges';
 export * from './addresses';
 export * from './connection-counts';
 export * from './errors';

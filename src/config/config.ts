@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import { VARIABLES, type Environment, type VariableName } from './variables';
+import { refuseBlanks, VARIABLES, type Environment, type VariableName } from './variables';
 
 /** A start-up mistake of the operator: one clear line, exit code 1, no stack. */
 export class ConfigError extends Error {}
@@ -17,8 +17,10 @@ export class Config {
   static load(source: Readonly<Record<string, string | undefined>> = process.env): Config {
     const values: Record<string, unknown> = {};
     for (const name of Object.keys(VARIABLES) as VariableName[]) {
+      const raw = source[name] || undefined;
       try {
-        values[name] = VARIABLES[name].parse(source[name] || undefined);
+        if (raw !== undefined) refuseBlanks(raw);
+        values[name] = VARIABLES[name].parse(raw);
       } catch (error) {
         throw new ConfigError(`${name} ${(error as Error).message}`);
       }
@@ -35,6 +37,9 @@ export class Config {
         `IM_MAX_BUFFERED_BYTES must be IM_MAX_FRAME_BYTES and ${ADDED_BYTES} more at least: what a client may send its receivers must be able to get`,
       );
     }
+    if (env.PROXY_PROTOCOL === 'on' && env.TRUST_PROXY.length === 0) {
+      throw new ConfigError('PROXY_PROTOCOL is on, but TRUST_PROXY names nobody who may send such a header');
+    }
     return new Config(env);
   }
 
@@ -45,6 +50,11 @@ export class Config {
   /** Demo tenant, printed key, open loopback: never in production. */
   get quickstart(): boolean {
     return !this.production;
+  }
+
+  /** Whether a start has anything to keep in {@link dataDir}. */
+  get usesDataDir(): boolean {
+    return this.quickstart || this.env.DATABASE_URL === undefined;
   }
 
   get dataDir(): string {

@@ -1,4 +1,4 @@
-import { BlockList, isIP } from 'node:net';
+import { isAddressOrRange } from '../common';
 
 /**
  * The environment, variable by variable: the only reader of process.env is `loadConfig` beside this file.
@@ -10,6 +10,16 @@ export interface Variable<T> {
   readonly example: string;
   /** Throws an Error whose message completes "NAME …", never repeating the value. */
   readonly parse: (raw: string | undefined) => T;
+}
+
+/**
+ * What no value may hold, whatever its variable: a blank at its ends or a control character is never meant (a line end
+ * of a file, a quote that was not closed), and would make another key, path or host of it.
+ */
+export function refuseBlanks(raw: string): void {
+  if (/^\s|\s$/.test(raw)) throw new Error('must not begin or end with a blank');
+  // eslint-disable-next-line no-control-regex
+  if (/[\u0000-\u001f\u007f]/.test(raw)) throw new Error('must not hold a control character');
 }
 
 const text = (describe: string, fallback?: string): Variable<string | undefined> => ({
@@ -28,9 +38,10 @@ const integer = (describe: string, fallback: number, min: number, max: number): 
   describe,
   example: String(fallback),
   parse: (raw) => {
-    const value = raw === undefined ? fallback : Number(raw);
-    if (!Number.isInteger(value) || value < min || value > max) {
-      throw new Error(`must be a whole number from ${min} to ${max}`);
+    // Decimal digits alone: what else `Number` reads (0x2600, 1e3, +5, 007) is read otherwise elsewhere.
+    const value = raw === undefined ? fallback : /^(0|[1-9]\d{0,15})$/.test(raw) ? Number(raw) : NaN;
+    if (!Number.isSafeInteger(value) || value < min || value > max) {
+      throw new Error(`must be a whole number from ${min} to ${max}, in decimal digits`);
     }
     return value;
   },
@@ -51,7 +62,9 @@ const url = (describe: string, protocols: readonly string[]): Variable<string | 
   example: '',
   parse: (raw) => {
     if (raw === undefined) return undefined;
-    if (!URL.canParse(raw) || !protocols.includes(new URL(raw).protocol)) {
+    // `new URL` also takes http:host, http:/host and a blank anywhere, and mends them in silence.
+    const begins = protocols.some((protocol) => raw.startsWith(`${protocol}//`));
+    if (!begins || /\s/.test(raw) || !URL.canParse(raw)) {
       throw new Error(`must be a URL that begins with ${protocols.map((p) => `${p}//`).join(' or ')}`);
     }
     return raw;
@@ -62,31 +75,21 @@ const secret = (describe: string, minLength: number): Variable<string | undefine
   describe,
   example: '',
   parse: (raw) => {
-    if (raw !== undefined && raw.length < minLength)
-      throw new Error(`must have at least ${minLength} characters`);
+    if (raw !== undefined && raw.replace(/\s/g, '').length < minLength)
+      throw new Error(`must have at least ${minLength} characters that are not blanks`);
     return raw;
   },
 });
 
-/** Addresses and ranges, with commas between them. */
-const ranges = (describe: string): Variable<BlockList> => ({
+/** A list with commas between its addresses and ranges, in the form that BlockList takes. */
+const addresses = (describe: string): Variable<readonly string[]> => ({
   describe,
   example: '',
-  parse: (raw = '') => {
-    const list = new BlockList();
-    for (const entry of raw.split(',').map((text) => text.trim())) {
-      if (entry === '') continue;
-      const [base = '', bits, ...more] = entry.split('/');
-      const family = isIP(base);
-      const most = family === 6 ? 128 : 32;
-      const prefix = bits === undefined ? most : /^\d{1,3}$/.test(bits) ? Number(bits) : NaN;
-      if (family === 0 || more.length > 0 || !(prefix <= most))
-        throw new Error(
-          'must be addresses and ranges with commas between them, as 10.0.0.5,10.1.0.0/16,fd00::/8',
-        );
-      list.addSubnet(base, prefix, family === 6 ? 'ipv6' : 'ipv4');
-    }
-    return list;
+  parse: (raw) => {
+    const entries = raw?.split(',').map((entry) => entry.trim()) ?? [];
+    if (!entries.every(isAddressOrRange))
+      throw new Error('must be IP addresses or ranges with commas between them, as in 10.0.0.7,fd00::/8');
+    return Object.freeze(entries);
   },
 });
 
@@ -98,6 +101,14 @@ export const VARIABLES = {
   ),
   HOST: requiredText('address to listen on; 0.0.0.0 for every interface', '127.0.0.1'),
   PORT: integer('port for HTTP, SSE and WebSocket; 0 picks a free one', 9527, 0, 65_535),
+  TRUST_PROXY: addresses(
+    'addresses or ranges of the proxies in front, with commas; only what these say of a client is believed',
+  ),
+  PROXY_PROTOCOL: choice(
+    'on: connections from TRUST_PROXY begin with a PROXY header, version 1 or 2',
+    ['off', 'on'],
+    'off',
+  ),
   DATABASE_URL: url(
     'postgres://user:password@host:5432/database; without it an embedded PostgreSQL is started',
     ['postgres:', 'postgresql:'],
@@ -279,7 +290,7 @@ export const VARIABLES = {
     ['auto', 'allow', 'refuse'],
     'auto',
   ),
-  PRIVATE_ADDRESSES_ALLOWED: ranges(
+  PRIVATE_ADDRESSES_ALLOWED: addresses(
     "private addresses and ranges that tenants' providers, tools and webhooks may lead to all the same, e.g. 10.0.0.5,10.1.0.0/16",
   ),
   WEBHOOK_ATTEMPTS: integer('deliveries a process tries at once', 1_000, 1, 100_000),

@@ -1,7 +1,10 @@
 import { DataSource, type DataSourceOptions } from 'typeorm';
-import { Client } from 'pg';
+import type { Pool } from 'pg';
 import { migrations } from '../../migrations';
 import { ConfigError } from '../config';
+import { checkConnections } from './connection-check';
+import { connectionFailure } from './connection-failure';
+import { underMigrationLock } from './migration-lock';
 
 /** The role that requests run as: owns nothing, cannot bypass row-level security. Made by the first migration. */
 export const APPLICATION_ROLE = 'parley_app';
@@ -47,6 +50,25 @@ export function applicationDataSource({ url, poolSize, entities }: DataSourceSet
   });
 }
 
+/** The pool, open and found to be what it must be. Throws ConfigError when its connections are not. */
+export async function openApplicationDataSource(settings: DataSourceSettings): Promise<DataSource> {
+  const source = applicationDataSource(settings);
+  try {
+    await source.initialize();
+    await checkConnections(() => poolOf(source).connect(), APPLICATION_ROLE);
+    return source;
+  } catch (error) {
+    if (source.isInitialized) await source.destroy();
+    if (error instanceof ConfigError) throw error;
+    throw new ConfigError(`DATABASE_URL: ${connectionFailure(error)}`, { cause: error });
+  }
+}
+
+/** `pg`'s own pool under TypeORM. */
+export function poolOf(source: DataSource): Pool {
+  return (source.driver as unknown as { master: Pool }).master;
+}
+
 /** The owner's connection: migrations and nothing else. */
 export function migrationDataSource(url: string, entities: DataSourceOptions['entities'] = []): DataSource {
   return new DataSource({
@@ -63,53 +85,25 @@ export function migrationDataSource(url: string, entities: DataSourceOptions['en
   });
 }
 
-/** Two servers starting at once must not run the same migration twice. Arbitrary, fixed. */
-const MIGRATION_LOCK = 7_300_417_001;
-
 /** Brings the schema up to date; returns the names of what ran. Throws ConfigError when the database can't be used. */
-export async function migrate(url: string): Promise<string[]> {
-  const lock = new Client({ connectionString: url, connectionTimeoutMillis: 5_000 });
-  lock.on('error', () => undefined); // the queries on it fail and tell
-  try {
-    await lock.connect();
-  } catch (error) {
-    throw new ConfigError(`DATABASE_URL: ${connectionFailure(error)}`, { cause: error });
-  }
-  try {
-    await lock.query('select pg_advisory_lock($1)', [MIGRATION_LOCK]);
-    const source = await migrationDataSource(url).initialize();
-    try {
-      return (await source.runMigrations()).map((migration) => migration.name);
-    } catch (error) {
-      // What this user may not do (42501) is the operator's to mend; anything else is ours.
-      if ((error as { code?: string }).code !== '42501') throw error;
-      throw new ConfigError(
-        `DATABASE_URL: its user may not migrate the schema: ${(error as Error).message}`,
-        { cause: error },
-      );
-    } finally {
-      await source.destroy();
-    }
-  } finally {
-    await lock.end().catch(() => undefined);
-  }
-}
-
-/** What went wrong with a connection, without the URL's password. */
-export function connectionFailure(error: unknown): string {
-  const { code, message } = error as { code?: string; message?: string };
-  switch (code) {
-    case 'ECONNREFUSED':
-      return 'nothing answers at that host and port (is PostgreSQL running?)';
-    case 'ENOTFOUND':
-    case 'EAI_AGAIN':
-      return "that host's name can't be resolved";
-    case '28P01':
-    case '28000':
-      return 'PostgreSQL refuses that user or password';
-    case '3D000':
-      return 'that database does not exist';
-    default:
-      return `can't connect: ${message || code || 'unknown reason'}`;
-  }
+export function migrate(url: string, waiting?: (line: string) => void): Promise<string[]> {
+  return underMigrationLock(
+    url,
+    async () => {
+      const source = await migrationDataSource(url).initialize();
+      try {
+        return (await source.runMigrations()).map((migration) => migration.name);
+      } catch (error) {
+        // What this user may not do (42501) is the operator's to mend; anything else is ours.
+        if ((error as { code?: string }).code !== '42501') throw error;
+        throw new ConfigError(
+          `DATABASE_URL: its user may not migrate the schema: ${(error as Error).message}`,
+          { cause: error },
+        );
+      } finally {
+        await source.destroy();
+      }
+    },
+    waiting,
+  );
 }

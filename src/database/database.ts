@@ -3,6 +3,8 @@ import { Injectable, type OnApplicationShutdown } from '@nestjs/common';
 import type { Pool, PoolClient } from 'pg';
 import { DataSource, type EntityManager } from 'typeorm';
 import { AppError } from '../common';
+import { poolOf } from './data-source';
+import { HealthProbe, type Trouble } from './health-probe';
 import { StallWatch } from './stall-watch';
 import { beginUnder, type Scope } from './scope';
 import type { Row, Statement, StatementResults } from './statement';
@@ -17,6 +19,18 @@ export class Database implements OnApplicationShutdown {
   readonly counters = { statements: 0, roundTrips: 0, transactions: 0 };
 
   private readonly stalls: StallWatch;
+  private readonly health = new HealthProbe(async (sql) => {
+    const client = await this.connect();
+    let broken: Error | undefined;
+    try {
+      await client.query(sql);
+    } catch (error) {
+      if (isConnectionError(error)) broken = error as Error;
+      throw error;
+    } finally {
+      client.release(broken);
+    }
+  });
 
   constructor(
     private readonly dataSource: DataSource,
@@ -27,7 +41,7 @@ export class Database implements OnApplicationShutdown {
   }
 
   private get pool(): Pool {
-    return (this.dataSource.driver as unknown as { master: Pool }).master;
+    return poolOf(this.dataSource);
   }
 
   /**
@@ -81,7 +95,7 @@ export class Database implements OnApplicationShutdown {
     } catch (error) {
       // A connection that failed in a transaction is thrown away only if it is broken; a constraint violation rolled back.
       if (isConnectionError(error)) broken = error as Error;
-      throw storageError(error);
+      throw this.failed(error);
     } finally {
       client.release(broken);
     }
@@ -148,7 +162,7 @@ export class Database implements OnApplicationShutdown {
       return result;
     } catch (error) {
       if (runner.isTransactionActive) await runner.rollbackTransaction().catch(() => undefined);
-      throw storageError(error);
+      throw this.failed(error);
     } finally {
       await runner.release().catch(() => undefined);
     }
@@ -162,24 +176,19 @@ export class Database implements OnApplicationShutdown {
     });
   }
 
-  /** True when Postgres answers now. */
-  async healthy(): Promise<boolean> {
-    try {
-      const client = await this.connect();
-      try {
-        await client.query('select 1');
-        return true;
-      } finally {
-        client.release();
-      }
-    } catch {
-      return false;
-    }
+  /** What keeps Postgres from serving now, null when nothing does; an answer within two seconds. */
+  trouble(): Promise<Trouble | null> {
+    return this.health.trouble();
   }
 
   async onApplicationShutdown(): Promise<void> {
     this.stalls.stop();
     if (this.dataSource.isInitialized) await this.dataSource.destroy();
+  }
+
+  private failed(error: unknown): unknown {
+    this.health.note(error);
+    return storageError(error);
   }
 
   private async connect(): Promise<PoolClient> {
@@ -194,11 +203,14 @@ export class Database implements OnApplicationShutdown {
   }
 }
 
-/** SQLSTATE classes 08 (connection), 53 (resources), 57 (operator: shutdown, crash), 58 (system), and sockets that died. */
+/**
+ * SQLSTATE classes 08 (connection), 53 (resources), 57 (operator: shutdown, crash), 58 (system), a server that takes no
+ * writes (25006: after a failover a new connection finds the one that does), and sockets that died.
+ */
 export function isConnectionError(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   const code = (error as { code?: string }).code;
-  if (code !== undefined && /^(08|53|57P|58)/.test(code)) return true;
+  if (code !== undefined && /^(08|53|57P|58|25006)/.test(code)) return true;
   if (code !== undefined && /^(ECONN|EPIPE|ETIMEDOUT|EHOST|ENET|EAI_)/.test(code)) return true;
   return /connection terminated|connection error|not queryable|timeout exceeded|read timeout|socket/i.test(
     error.message,

@@ -289,7 +289,8 @@ export class EmbeddedPostgres {
 async function prepareCluster({ dataDir: given, onLog }: EmbeddedPostgresOptions): Promise<Cluster> {
   const wanted = resolve(given);
   try {
-    await mkdir(wanted, { recursive: true });
+    // Its parents are the caller's: Node's recursive mkdir never ends in /proc and its like.
+    await mkdir(wanted).catch(ignoring('EEXIST'));
     const dataDir = await realpath(wanted);
     await access(dataDir, constants.W_OK);
     const directory = join(dataDir, 'postgres');

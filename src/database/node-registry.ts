@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { Injectable, type BeforeApplicationShutdown } from '@nestjs/common';
 import { AppError, IdGenerator, MAX_NODE_SLOT } from '../common';
 import { Database } from './database';
+import { troubleOf, type Trouble } from './health-probe';
 import { platformScope } from './scope';
 import type { Statement } from './statement';
 
@@ -22,6 +23,8 @@ export class NodeRegistry implements BeforeApplicationShutdown {
   private beating = false;
   private freshSince = 0;
   private lastBeat = 0;
+  /** Why the last heartbeat was refused; null since one went through. */
+  trouble: Trouble | null = null;
 
   constructor(
     private readonly database: Database,
@@ -63,13 +66,16 @@ export class NodeRegistry implements BeforeApplicationShutdown {
     try {
       const mine = await this.database.one(platformScope(), heartbeat(this.slot, this.incarnation));
       const now = Date.now();
+      this.trouble = null;
       if (now - this.lastBeat > NODE_LEASE_MS) this.freshSince = now;
       this.lastBeat = now;
       if (!mine) {
         await this.claim();
         this.freshSince = now;
       }
-    } catch {
+    } catch (error) {
+      const trouble = troubleOf(error);
+      if (trouble === 'disk full' || trouble === 'read-only') this.trouble = trouble;
       // The database is away: requests say so; `mayJudge` turns false by itself.
     } finally {
       this.beating = false;

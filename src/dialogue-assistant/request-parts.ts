@@ -4,6 +4,7 @@ import type { FastifyRequest } from 'fastify';
 import { AppError, asId } from '../common';
 import { Scopes } from '../common/http';
 
+const HOST = /^(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{1,5})?$/i;
 /** A provider that keeps refusing for rate was already asked three times: a client should leave it alone for a while. */
 export const PROVIDER_RATE_RETRY_SECONDS = 10;
 
@@ -27,10 +28,10 @@ export function known<T extends string>(value: string): T {
 }
 
 /**
- * `http://host:port` as the client wrote it. A proxy that ends TLS says so in `x-forwarded-proto`; who makes that up
- * gets a wrong address for himself.
+ * `https://host:port` as the client wrote it. A trusted proxy says so in `x-forwarded-proto` and `x-forwarded-host`
+ * (TRUST_PROXY), of which Fastify takes the last; what is neither a scheme nor a host is not believed.
  */
 export function originOf({ headers, protocol, host }: FastifyRequest): string {
-  const [forwarded = ''] = String(headers['x-forwarded-proto'] ?? '').split(',');
-  return `${/^https?$/.test(forwarded.trim()) ? forwarded.trim() : protocol}://${host}`;
+  const scheme = protocol === 'https' ? 'https' : 'http';
+  return `${scheme}://${HOST.test(host) ? host : (headers.host ?? '')}`;
 }

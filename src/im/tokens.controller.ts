@@ -12,15 +12,7 @@ import { Transform } from 'class-transformer';
 import { ArrayMaxSize, IsArray, IsOptional, IsString, Length } from 'class-validator';
 import type { FastifyRequest } from 'fastify';
 import { AppError, type Principal } from '../common';
-import {
-  Caller,
-  clientAddress,
-  ExactBody,
-  Public,
-  Scopes,
-  validation,
-  type ErrorShape,
-} from '../common/http';
+import { Caller, ExactBody, Public, Scopes, validation, type ErrorShape } from '../common/http';
 import { Authenticator, formatApiKey, parseAppKey } from '../tenancy';
 import { MAX_ID_CHARS } from './frames';
 import { TokenIssuer, type TokenInput } from './token-issuer';
@@ -131,7 +123,7 @@ export class TokensController {
     if (!id) throw new AppError('UNAUTHENTICATED', { message: 'Unknown app or wrong secret.' });
     const principal = await this.authenticator.authenticate({
       apiKey: formatApiKey({ id, secret: input.appSecret }),
-      address: clientAddress(request.raw),
+      address: request.ip,
     });
     return { code: 0, msg: 'success', data: await this.issuer.issue(principal, inputOf(input, exact)) };
   }

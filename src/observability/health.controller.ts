@@ -2,7 +2,7 @@ import { Controller, Get, Header, Res } from '@nestjs/common';
 import { ApiOperation, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { Public } from '../common/http';
-import { Database } from '../database';
+import { Database, NodeRegistry } from '../database';
 import { Metrics } from './metrics';
 import { Readiness } from './readiness';
 
@@ -12,6 +12,7 @@ export class HealthController {
   constructor(
     private readonly database: Database,
     private readonly metrics: Metrics,
+    private readonly node: NodeRegistry,
     private readonly readiness: Readiness,
   ) {}
 
@@ -25,12 +26,15 @@ export class HealthController {
   @Public()
   @Get('health/ready')
   @ApiOperation({
-    summary: 'The process can serve: its database answers and it is not stopping; 503 when not',
+    summary:
+      'The process can serve: its database answers and takes writes, and it is not stopping; 503 with the reason when not',
   })
   async ready(@Res() reply: FastifyReply): Promise<void> {
-    const database = await this.database.healthy();
-    const ready = database && !this.readiness.stopping;
-    await reply.status(ready ? 200 : 503).send({ status: ready ? 'ok' : 'unavailable', database });
+    const trouble = (await this.database.trouble()) ?? this.node.trouble;
+    const reason = this.readiness.stopping ? 'stopping' : trouble;
+    const database = trouble === null;
+    if (reason === null) await reply.status(200).send({ status: 'ok', database });
+    else await reply.status(503).send({ status: 'unavailable', database, reason });
   }
 
   /** No scope is named: the root key alone. */

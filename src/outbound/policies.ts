@@ -1,5 +1,4 @@
-import { isIP } from 'node:net';
-import { isLoopback, isPrivateAddress } from '../common';
+import { AddressRanges, isLoopback, isPrivateAddress } from '../common';
 import type { Config } from '../config';
 
 /**
@@ -18,11 +17,19 @@ export function allowsAll(config: Config, policy: OutboundPolicy): boolean {
   return policy !== 'media' && config.privateProviderAddresses;
 }
 
+/** Made once of the list as it was configured. */
+const ranges = new WeakMap<Config, AddressRanges>();
+function allowedBy(config: Config): AddressRanges {
+  let allowed = ranges.get(config);
+  if (!allowed) ranges.set(config, (allowed = new AddressRanges(config.env.PRIVATE_ADDRESSES_ALLOWED)));
+  return allowed;
+}
+
 /** PRIVATE_ADDRESSES_ALLOWED, the installation's exceptions, is for what operators of tenants configure, not for what clients say. */
 export function refuses(config: Config, policy: OutboundPolicy, address: string): boolean {
   if (allowsAll(config, policy) || !isPrivateAddress(address)) return false;
   if (policy === 'media') return true;
   if (policy === 'webhook' && config.privateWebhookAddresses === 'loopback' && isLoopback(address))
     return false;
-  return !config.env.PRIVATE_ADDRESSES_ALLOWED.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4');
+  return !allowedBy(config).has(address);
 }

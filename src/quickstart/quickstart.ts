@@ -1,4 +1,4 @@
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Injectable } from '@nestjs/common';
 import { AssistantsRepository } from '../assistants';
@@ -49,7 +49,6 @@ export class Quickstart {
     const demo = earlier && (await this.stillThere(earlier)) ? earlier : await this.create();
     await this.pointAtProvider(demo.tenantId, demo.modelServiceId);
     const file: QuickstartFile = { ...demo, url, rootKey };
-    await mkdir(this.config.dataDir, { recursive: true });
     await writeFile(this.file, `${JSON.stringify(file, null, 2)}\n`, { mode: 0o600 });
     this.demo.open(file.apiKey);
     return file;

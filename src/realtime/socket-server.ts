@@ -3,7 +3,7 @@ import type { Socket } from 'node:net';
 import { Injectable, Logger } from '@nestjs/common';
 import { WebSocketServer, type WebSocket } from 'ws';
 import { AppError, ERRORS, Shutdown } from '../common';
-import { answerAndClose, clientAddress, Strangers } from '../common/http';
+import { answerAndClose, Strangers } from '../common/http';
 
 /** Why a handshake is refused, before the upgrade: an HTTP answer with a JSON body. */
 export class HandshakeRefused extends Error {
@@ -31,7 +31,7 @@ export interface SocketRoute<T = unknown> {
 export interface Handshake {
   readonly url: URL;
   readonly headers: IncomingMessage['headers'];
-  /** The peer's IP address. */
+  /** The client's IP address, also behind a trusted proxy. */
   readonly address: string;
 }
 
@@ -42,6 +42,7 @@ const HANDSHAKE_TIMEOUT_MS = 15_000;
 export class SocketServer {
   private readonly logger = new Logger(SocketServer.name);
   private readonly routes: { route: SocketRoute; server: WebSocketServer }[] = [];
+  private addressOf = (request: IncomingMessage): string => request.socket.remoteAddress ?? '';
 
   constructor(
     private readonly shutdown: Shutdown,
@@ -61,7 +62,9 @@ export class SocketServer {
     this.routes.push({ route, server });
   }
 
-  attach(server: Server): void {
+  /** `addressOf` says whose request it is, also behind a proxy. */
+  attach(server: Server, addressOf: (request: IncomingMessage) => string): void {
+    this.addressOf = addressOf;
     server.on('upgrade', (request, socket, head) => void this.upgrade(request, socket as Socket, head));
   }
 
@@ -76,7 +79,7 @@ export class SocketServer {
       const found = this.routes.find(({ route }) => route.path.test(url.pathname));
       if (!found) throw new HandshakeRefused(404, { error: 'No such path.', code: 'NOT_FOUND' });
       this.strangers.locate(request);
-      const address = clientAddress(request);
+      const address = this.addressOf(request);
       const admitted = await found.route.admit({ url, headers: request.headers, address });
       if (socket.destroyed) return;
       // The signal may have come while it was asked who this is.

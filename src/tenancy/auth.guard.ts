@@ -1,7 +1,7 @@
 import { Injectable, type CanActivate, type ExecutionContext } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { AppError, type Principal } from '../common';
-import { CLOSED, clientAddress, type Bodies, type RouteAccess, type Strangers } from '../common/http';
+import { CLOSED, type Bodies, type RouteAccess, type Strangers } from '../common/http';
 import type { AccessWatch } from './access-watch';
 import type { Authenticator, Credentials } from './authenticator';
 import { grantOf } from './grant';
@@ -63,7 +63,7 @@ export function credentialsOf(request: FastifyRequest): Credentials {
     apiKey: header(request, 'x-api-key') ?? header(request, 'authorization'),
     tenantId: header(request, 'tenant-id') ?? organization(request),
     userId: header(request, 'user-id'),
-    address: clientAddress(request.raw),
+    address: request.ip,
   };
 }
 

@@ -1,5 +1,6 @@
 import { Injectable, Logger, type BeforeApplicationShutdown } from '@nestjs/common';
 import {
+  AddressRanges,
   AppError,
   asId,
   FreshCache,

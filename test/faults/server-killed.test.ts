@@ -122,7 +122,13 @@ describe('a start that can not be', () => {
   };
 
   it('says why in one line', async () => {
-    expect(await fails({ PORT: 'x' })).toBe('parley: PORT must be a whole number from 0 to 65535\n');
+    for (const PORT of ['x', '0x2600'])
+      expect(await fails({ PORT })).toBe(
+        'parley: PORT must be a whole number from 0 to 65535, in decimal digits\n',
+      );
+    expect(await fails({ PARLEY_ROOT_KEY: ' '.repeat(40) })).toBe(
+      'parley: PARLEY_ROOT_KEY must not begin or end with a blank\n',
+    );
     expect(await fails({ NODE_ENV: 'production' })).toMatch(
       /^parley: PARLEY_SECRET_KEY is required[^\n]*\n$/,
     );
@@ -143,10 +149,11 @@ describe('a start that can not be', () => {
         PARLEY_ROOT_KEY: 'r'.repeat(32),
       }),
     ).toBe('parley: DATABASE_URL: PostgreSQL refuses that user or password\n');
-    expect(await fails({ PARLEY_DATA_DIR: '/dev/null/parley' })).toMatch(
-      /^parley: [^\n]*\/dev\/null\/parley[^\n]*not writable[^\n]*\n$/,
-    );
-  });
+    for (const PARLEY_DATA_DIR of ['/dev/null/parley', '/proc/parley/deeper'])
+      expect(await fails({ PARLEY_DATA_DIR })).toMatch(
+        new RegExp(`^parley: [^\\n]*${PARLEY_DATA_DIR}[^\\n]*not writable[^\\n]*\\n$`),
+      );
+  }, 90_000);
 
   it('names the port that is taken', async () => {
     const taken = createServer();

@@ -252,6 +252,11 @@ export class SseClient {
     });
   }
 
+  /** Of a response that was asked for otherwise. */
+  static of(response: IncomingMessage): SseClient {
+    return new SseClient(response);
+  }
+
   static async open(
     url: string,
     method: string,

@@ -2,7 +2,6 @@ import type { IncomingHttpHeaders } from 'node:http';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { ConnectionCounts } from '../connection-counts';
 import { AppError } from '../errors';
-import { clientAddress } from './client-address';
 import { noteDropped } from './dropped-bytes';
 
 declare module 'fastify' {
@@ -82,9 +81,9 @@ export class Bodies {
     this.underWay.add(body);
   }
 
-  private countStranger({ raw }: FastifyRequest): void {
+  private countStranger({ raw, ip }: FastifyRequest): void {
     const { atOnce, perAddress } = this.limits.strangers;
-    const keys = [clientAddress(raw)];
+    const keys = [ip];
     if (this.strangersOf.of(keys[0]!) >= perAddress) {
       throw new AppError('RATE_LIMITED', { retryAfterSeconds: RETRY_AFTER_SECONDS });
     }

@@ -1,14 +1,17 @@
 import type { IncomingMessage, Server } from 'node:http';
 import type { Socket } from 'node:net';
+import { plainAddress } from '../address-ranges';
 import { ConnectionCounts } from '../connection-counts';
 import { AppError } from '../errors';
-import { clientAddress, isOwnProxy, peerAddress } from './client-address';
+import type { TrustedProxies } from './client-address';
 import { answerAndClose } from './raw-answer';
 
 export interface StrangerLimits {
   /** Of one process, and of one address. */
   readonly connections: number;
   readonly connectionsPerAddress: number;
+  /** Many come through one of these: its connections are counted by who asks over them. */
+  readonly proxies: TrustedProxies;
 }
 
 const RETRY_AFTER_SECONDS = 1;
@@ -52,7 +55,7 @@ export class Strangers {
   locate(request: IncomingMessage): void {
     const counted = this.addresses.get(request.socket);
     if (counted === undefined) return;
-    const address = clientAddress(request);
+    const address = this.limits.proxies.addressOf(request);
     if (address === counted) return;
     const refusal = this.tooManyFrom(address);
     if (refusal) throw refusal;
@@ -62,7 +65,7 @@ export class Strangers {
   }
 
   private meet(socket: Socket): boolean {
-    const address = peerAddress(socket);
+    const address = plainAddress(socket.remoteAddress ?? '');
     const refusal =
       this.count >= this.limits.connections
         ? new AppError('OVERLOADED', { retryAfterSeconds: RETRY_AFTER_SECONDS })
@@ -78,7 +81,8 @@ export class Strangers {
   }
 
   private tooManyFrom(address: string): AppError | null {
-    if (isOwnProxy(address) || this.counts.of(address) < this.limits.connectionsPerAddress) return null;
+    const { proxies, connectionsPerAddress } = this.limits;
+    if (proxies.trusts(address) || this.counts.of(address) < connectionsPerAddress) return null;
     return new AppError('RATE_LIMITED', {
       message: 'Too many connections of this address without a key; come back later.',
       retryAfterSeconds: RETRY_AFTER_SECONDS,
