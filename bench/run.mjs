@@ -1,16 +1,17 @@
-// node bench/run.mjs dialogue|openai|im|usage [--json] [--only <section>,…] [--cpu-prof <folder>]
-//   openai: [--kinds <kind>,…], im and usage: [--rows <n>]
+// node bench/run.mjs dialogue|openai|im|usage|fairness [--json] [--only <section>,…] [--cpu-prof <folder>]
+//   openai: [--kinds <kind>,…], im and usage: [--rows <n>], fairness: [--short]
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
 import * as dialogue from './dialogue.mjs';
+import * as fairness from './fairness.mjs';
 import { table } from './figures.mjs';
 import * as im from './im.mjs';
 import * as openai from './openai.mjs';
 import { stopAll } from './processes.mjs';
 import * as usage from './usage.mjs';
 
-const BENCHES = { dialogue, openai, im, usage };
+const BENCHES = { dialogue, openai, im, usage, fairness };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -20,6 +21,7 @@ const { values, positionals } = parseArgs({
     'cpu-prof': { type: 'string' },
     kinds: { type: 'string', default: openai.KIND_NAMES.join(',') }, // of `openai`
     rows: { type: 'string', default: '5000000' }, // of `im history`, and of the ledger in `usage`
+    short: { type: 'boolean' }, // of `fairness`
   },
 });
 const bench = positionals.length === 1 && Object.hasOwn(BENCHES, positionals[0]) && BENCHES[positionals[0]];
@@ -33,7 +35,12 @@ if (
   !(manyRows >= im.FEW_ROWS)
 ) {
   const rows = ` [--rows <${im.FEW_ROWS} or more>]`;
-  const further = { openai: ` [--kinds ${openai.KIND_NAMES}]`, im: rows, usage: rows };
+  const further = {
+    openai: ` [--kinds ${openai.KIND_NAMES}]`,
+    im: rows,
+    usage: rows,
+    fairness: ' [--short]',
+  };
   for (const [name, { SECTIONS }] of Object.entries(BENCHES)) {
     console.error(
       `usage: run.mjs ${name} [--json] [--only ${SECTIONS.join(',')}] [--cpu-prof <folder>]${further[name] ?? ''}`,
@@ -53,7 +60,14 @@ const [load] = loadavg();
 if (load > availableParallelism() / 4)
   say(`this machine is busy (load ${load.toFixed(1)}): times will be too long`);
 try {
-  const rows = await bench.measure({ only, profileDir: values['cpu-prof'], kinds, manyRows, say });
+  const rows = await bench.measure({
+    only,
+    profileDir: values['cpu-prof'],
+    kinds,
+    manyRows,
+    short: values.short,
+    say,
+  });
   say('stopping');
   await stopAll();
   console.log(values.json ? JSON.stringify(rows, null, 2) : table(rows));
