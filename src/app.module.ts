@@ -8,6 +8,7 @@ import { ErrorFilter } from './common/http';
 import { BlobLinks, BlobsModule } from './blobs';
 import { Config } from './config';
 import { DatabaseModule } from './database';
+import { FairnessModule } from './fairness';
 import { DialogueAssistantModule, envelopeErrors } from './dialogue-assistant';
 import { ImModule, tokenErrors } from './im';
 import { MessagesModule } from './messages';
@@ -92,6 +93,7 @@ export class AppModule {
         FoundationsModule.with(foundations),
         DatabaseModule.with(foundations.dataSource),
         RealtimeModule,
+        FairnessModule,
         ObservabilityModule,
         TenancyModule,
         MessagesModule,

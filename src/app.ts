@@ -8,6 +8,7 @@ import { assistantEntities } from './assistants';
 import { answerPreflights, forgiveEmptyBodies, nameRequest, nameRequests } from './common/http';
 import { applicationDataSource, NodeRegistry } from './database';
 import { serveDocs } from './docs';
+import { FairShares, shareFairly } from './fairness';
 import { admitUploads, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
@@ -83,6 +84,13 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   admitUploads(adapter.getInstance<FastifyInstance>(), (request) =>
     authenticator.authenticate(credentialsOf(request)),
   );
+  shareFairly(adapter.getInstance<FastifyInstance>(), nest.get(FairShares), async (request) => {
+    const credentials = credentialsOf(request);
+    if (credentials.apiKey === undefined) return undefined;
+    // What is wrong with a key the guard says.
+    const principal = await authenticator.authenticate(credentials).catch(() => undefined);
+    return principal?.tenantId;
+  });
   await nest.get(NodeRegistry).join();
   serveDocs(nest);
   nest.get(SocketServer).attach(nest.getHttpServer());

@@ -8,12 +8,12 @@ export class TokenBucket {
     this.filledAt = now;
   }
 
-  /** False when there is none left. */
-  take(now: number, burst: number, perSecond: number): boolean {
+  /** False when there is none left. An `amount` may be more than what is left: the next one waits for the rest. */
+  take(now: number, burst: number, perSecond: number, amount = 1): boolean {
     this.tokens = Math.min(burst, this.tokens + ((now - this.filledAt) * perSecond) / 1_000);
     this.filledAt = now;
     if (this.tokens < 1) return false;
-    this.tokens -= 1;
+    this.tokens -= amount;
     return true;
   }
 

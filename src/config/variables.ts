@@ -97,6 +97,24 @@ export const VARIABLES = {
     'info',
   ),
   BODY_LIMIT_BYTES: integer('largest request body', 1_048_576, 1_024, 104_857_600),
+  TENANT_MAX_REQUESTS: integer(
+    'HTTP requests of one tenant under way in a process, streams that have begun apart; more are refused with 429',
+    512,
+    1,
+    1_000_000,
+  ),
+  TENANT_REQUESTS_AT_WORK: integer(
+    'of them, those worked on at once while other tenants are there, too; the others wait their turn',
+    2,
+    1,
+    1_000_000,
+  ),
+  TENANT_LARGE_BODY_BYTES_PER_SECOND: integer(
+    'of bodies over 16 KiB, what one tenant may send a second for long while other tenants are there, too; more is refused with 429',
+    2_097_152,
+    16_384,
+    10_737_418_240,
+  ),
   MAX_CONCURRENT_REPLIES: integer(
     'replies a process writes at once; more are refused with 503',
     5_000,

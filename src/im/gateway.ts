@@ -2,6 +2,7 @@ import { Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { WebSocket, type RawData } from 'ws';
 import { AppError, IdGenerator, isId, timeOfId as timeOf, type ConversationId } from '../common';
 import { Config } from '../config';
+import { FairShares } from '../fairness';
 import { ASSISTANT_PREFIX, ConversationsRepository, peerOf, type Appended } from '../messages';
 import { HandshakeRefused, SocketServer, textFrame, Turn, type Handshake } from '../realtime';
 import {
@@ -70,6 +71,7 @@ export class ImGateway implements OnModuleInit {
     private readonly presence: Presence,
     private readonly delivery: Delivery,
     private readonly publisher: Publisher,
+    private readonly shares: FairShares,
   ) {}
 
   onModuleInit(): void {
@@ -168,6 +170,7 @@ export class ImGateway implements OnModuleInit {
   private receive({ connection, data, isBinary }: Received): void {
     if (!connection.open) return;
     connection.pingedAt = 0;
+    this.shares.heard(connection.tenantId);
     if (!connection.admitFrame(Date.now())) {
       connection.error(CODE.tooManyFrames, 'Too many frames; send this one again later.', msgIdIn(data));
       return;
