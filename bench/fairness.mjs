@@ -29,7 +29,7 @@ const LABELS = {
   conversations: `a user's ${CONVERSATIONS} conversations listed`,
   broadcast: `a broadcast to ${BROADCAST_USERS}`,
   bodies: 'messages posted with 900 KB',
-  completions: '/v1 with 900 KB',
+  completions: '/v1 with 900 KB, no such model',
   sockets: `${SOCKETS.perSecond} frames/s on ${SOCKETS.users} sockets`,
 };
 export const SECTIONS = Object.keys(LABELS);
@@ -129,7 +129,7 @@ export async function measure({ only = SECTIONS, profileDir, short, say }) {
       post('/api/v1/im/messages', `${JSON.stringify(message()).slice(0, -1)},"more":${large}}`),
     ),
     completions: flooding(
-      post('/v1/chat/completions', `{"model":"demo","messages":[${Array(400).fill(turns.len).join(',')}]}`),
+      post('/v1/chat/completions', `{"model":"none","messages":[${Array(400).fill(turns.len).join(',')}]}`),
     ),
   };
 

@@ -110,8 +110,8 @@ export const VARIABLES = {
     1_000_000,
   ),
   TENANT_LARGE_BODY_BYTES_PER_SECOND: integer(
-    'of bodies over 16 KiB, what one tenant may send a second for long while other tenants are there, too; more is refused with 429',
-    2_097_152,
+    'of bodies over 16 KiB, what one tenant may send a second while other tenants are there, too, each counted once for every 256 KiB of it; more is refused with 429',
+    4_194_304,
     16_384,
     10_737_418_240,
   ),

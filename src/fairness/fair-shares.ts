@@ -8,7 +8,7 @@ export interface ShareLimits {
   readonly atWork: number;
   /** Requests of all tenants that are worked on while there are several. */
   readonly allAtWork: number;
-  /** Of large bodies that a tenant may send for long while other tenants are there, too. */
+  /** Of large bodies, what a tenant may send for long and at once while other tenants are there, too; {@link weightOf}. */
   readonly largeBytesPerSecond: number;
 }
 
@@ -16,7 +16,8 @@ export interface ShareLimits {
 export const LARGE_BODY_BYTES = 16_384;
 /** A tenant that was heard of so recently has company. */
 const COMPANY_MS = 60_000;
-const BURST_SECONDS = 4;
+/** How long a body holds up everybody else grows with its length: so many bytes at a time do not matter. */
+const STEP_BYTES = 262_144;
 /** A request that asks a provider works for a moment before, and then waits. */
 const ASKING_MS = 5;
 /** Any other one, at the longest: whatever it waits for, its tenant's next ones need not. */
@@ -60,6 +61,8 @@ class Share {
  * leaves the event loop and the database to them.
  */
 export class FairShares {
+  /** Since the start of the process, for /metrics. */
+  refused = 0;
   private readonly shares = new Map<TenantId, Share>();
   private readonly largeBodies = new LRUCache<TenantId, TokenBucket>({ max: MAX_BUCKETS });
   /** Those whose requests wait, the next in turn first. */
@@ -82,7 +85,7 @@ export class FairShares {
     this.last = tenantId;
   }
 
-  /** For tests and /metrics. */
+  /** Now, for /metrics. */
   get counts(): { tenants: number; atWork: number; waiting: number } {
     const waiting = this.ring.reduce((sum, share) => sum + share.waiting.length, 0);
     return { tenants: this.shares.size, atWork: this.atWork, waiting };
@@ -104,6 +107,7 @@ export class FairShares {
       if (share.underWay.size >= this.limits.requests) this.admit(share);
       if (bodyBytes === null || bodyBytes > LARGE_BODY_BYTES) this.charge(tenantId, bodyBytes ?? 0);
     } catch (error) {
+      this.refused += 1;
       this.forget(share);
       throw error;
     }
@@ -114,7 +118,8 @@ export class FairShares {
 
   /** A body whose length nobody had announced. */
   bodyCame({ share }: Ticket, bytes: number): void {
-    if (bytes > LARGE_BODY_BYTES && this.inCompany) this.bucketOf(share.tenantId).take(...this.fill, bytes);
+    if (bytes > LARGE_BODY_BYTES && this.inCompany)
+      this.bucketOf(share.tenantId).take(...this.fill, weightOf(bytes));
   }
 
   /** Calls `start` when it is this request's turn: at once, or later unless it has left by then. */
@@ -158,7 +163,7 @@ export class FairShares {
   private charge(tenantId: TenantId, bytes: number): void {
     if (!this.inCompany) return;
     const bucket = this.bucketOf(tenantId);
-    if (bucket.take(...this.fill, bytes)) return;
+    if (bucket.take(...this.fill, weightOf(bytes))) return;
     const { largeBytesPerSecond: perSecond } = this.limits;
     throw new AppError('RATE_LIMITED', {
       message: `This tenant sends more than ${perSecond} bytes a second in bodies over ${LARGE_BODY_BYTES} bytes; come back later.`,
@@ -175,7 +180,7 @@ export class FairShares {
 
   private get fill(): [now: number, burst: number, perSecond: number] {
     const { largeBytesPerSecond: perSecond } = this.limits;
-    return [this.now(), perSecond * BURST_SECONDS, perSecond];
+    return [this.now(), perSecond, perSecond];
   }
 
   private get inCompany(): boolean {
@@ -231,3 +236,6 @@ export class FairShares {
     if (this.shares.get(share.tenantId) === share) this.shares.delete(share.tenantId);
   }
 }
+
+/** Once for each 256 KiB begun: one body of a megabyte costs the others more than ten of a hundred kilobytes. */
+export const weightOf = (bytes: number): number => bytes * Math.ceil(bytes / STEP_BYTES);

@@ -1,11 +1,15 @@
 import { Global, Module } from '@nestjs/common';
 import { Config } from '../config';
+import { ObservabilityModule } from '../observability';
 import { FairShares } from './fair-shares';
+import { FairnessMetrics } from './fairness-metrics';
 
 /** Fairness: what each tenant may have of this process while others want some of it, too. Knows no wire and no table. */
 @Global()
 @Module({
+  imports: [ObservabilityModule],
   providers: [
+    FairnessMetrics,
     {
       provide: FairShares,
       inject: [Config],

@@ -1,5 +1,5 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { AppError, type TenantId } from '../common';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { TenantId } from '../common';
 import type { FairShares, Ticket } from './fair-shares';
 
 declare module 'fastify' {
@@ -10,13 +10,22 @@ declare module 'fastify' {
   }
 }
 
-/** Where a provider is asked, or a stream is opened: what such a request waits for is not this process's work. */
-const ASKS = /^\/+((api\/v1|v1)\/(chat|embeddings|images|audio)\/?|(api\/)?copywriting\/.*\/sse\/)/;
-const GENERATES = /^\/+((api\/)?copywriting\/)/;
+/**
+ * What waits for something that is no work of this process: a provider, a reader, a batch of the log. It has its place for
+ * a moment only.
+ */
+const ASKS: readonly [method: string | null, path: RegExp][] = [
+  [null, /^\/+(api\/v1|v1)\/(chat|embeddings|images|audio)\//],
+  [null, /^\/+(api\/)?copywriting\/dialogue\/sse\//],
+  ['POST', /^\/+(api\/)?copywriting\//],
+  ['POST', /^\/+api\/v1\/im\/messages/],
+];
 /** A refused client that asks again at once gets one answer in so long: it said so in its `retry-after`. */
 const REFUSAL_MS = 1_000;
-/** Refusals that are held back; further ones are told at once. */
-const MAX_REFUSALS = 1_000;
+/** Between two refusals: what their clients send next does not come at once. */
+const BETWEEN_REFUSALS_MS = 10;
+/** Refusals that are held back; further ones are told at once, and their connections closed. */
+const MAX_REFUSALS = 500;
 
 /**
  * Puts every request of a known tenant under {@link FairShares}: counted from its head on, before its body is read, and
@@ -28,16 +37,20 @@ export function shareFairly(
   tenantOf: (request: FastifyRequest) => TenantId | undefined | Promise<TenantId | undefined>,
 ): void {
   let refusals = 0;
-  const refuse = async (error: unknown): Promise<never> => {
+  let next = 0;
+  const refuse = async (reply: FastifyReply, error: unknown): Promise<never> => {
     if (refusals < MAX_REFUSALS) {
+      const now = performance.now();
+      next = Math.max(next + BETWEEN_REFUSALS_MS, now + REFUSAL_MS);
       refusals += 1;
-      await new Promise((resolve) => setTimeout(resolve, REFUSAL_MS).unref());
+      await new Promise((resolve) => setTimeout(resolve, next - now).unref());
       refusals -= 1;
-    }
+    } else void reply.header('connection', 'close');
     throw error;
   };
 
-  server.addHook('onRequest', async (request, { raw }) => {
+  server.addHook('onRequest', async (request, reply) => {
+    const { raw } = reply;
     const tenantId = await tenantOf(request);
     // Who left while the key was looked up closes nothing any more.
     if (tenantId === undefined || raw.destroyed) return;
@@ -45,7 +58,7 @@ export function shareFairly(
     try {
       ticket = shares.enter(tenantId, raw, { bodyBytes: bodyBytesOf(request), asks: asks(request) });
     } catch (error) {
-      return refuse(error);
+      return refuse(reply, error);
     }
     request.ticket = ticket;
     if (inChunks(request)) request.bytesBefore = request.socket.bytesRead;
@@ -61,7 +74,7 @@ export function shareFairly(
 }
 
 function asks({ url, method }: FastifyRequest): boolean {
-  return ASKS.test(url) || (method === 'POST' && GENERATES.test(url));
+  return ASKS.some(([only, path]) => (only === null || only === method) && path.test(url));
 }
 
 const inChunks = ({ headers }: FastifyRequest): boolean => headers['transfer-encoding'] !== undefined;
