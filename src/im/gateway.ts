@@ -117,6 +117,7 @@ export class ImGateway implements OnModuleInit {
     const bearer = /^Bearer\s+(\S+)$/i.exec(headers.authorization ?? '')?.[1];
     const given = url.searchParams.get('token');
     const token = await this.tokenOf(given ?? bearer);
+    this.shares.heard(token.tenantId);
     // A wrong credential is refused also beside a good one.
     if (given !== null && bearer !== undefined && bearer !== given) await this.tokenOf(bearer);
     if (headers.authorization !== undefined && bearer === undefined)

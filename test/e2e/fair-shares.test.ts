@@ -24,10 +24,7 @@ beforeAll(async () => {
     TENANT_LARGE_BODY_BYTES_PER_SECOND: String(LARGE_BYTES),
   });
   const settings = { baseUrl: upstream.url, model: 'held' };
-  [acme, rival] = (await Promise.all([app.tenant(settings), app.tenant(settings)])) as [
-    TestTenant,
-    TestTenant,
-  ];
+  [acme, rival] = await Promise.all([app.tenant(settings), app.tenant(settings)]);
   im = new Im(app.url, acme.apiKey);
 });
 afterAll(async () => {
