@@ -18,6 +18,8 @@ export const LARGE_BODY_BYTES = 16_384;
 const COMPANY_MS = 60_000;
 /** How long a body holds up everybody else grows with its length: so many bytes at a time do not matter. */
 const STEP_BYTES = 262_144;
+/** So long at most a tenant waits for what one body took, however long that was. */
+const MAX_DEBT_SECONDS = 5;
 /** A request that asks a provider works for a moment before, and then waits. */
 const ASKING_MS = 5;
 /** Any other one, at the longest: whatever it waits for, its tenant's next ones need not. */
@@ -118,8 +120,7 @@ export class FairShares {
 
   /** A body whose length nobody had announced. */
   bodyCame({ share }: Ticket, bytes: number): void {
-    if (bytes > LARGE_BODY_BYTES && this.inCompany)
-      this.bucketOf(share.tenantId).take(...this.fill, weightOf(bytes));
+    if (bytes > LARGE_BODY_BYTES && this.inCompany) this.take(share.tenantId, bytes);
   }
 
   /** Calls `start` when it is this request's turn: at once, or later unless it has left by then. */
@@ -162,13 +163,19 @@ export class FairShares {
   /** A body may be larger than what is left: the next one waits for that. */
   private charge(tenantId: TenantId, bytes: number): void {
     if (!this.inCompany) return;
+    if (this.take(tenantId, bytes)) return;
     const bucket = this.bucketOf(tenantId);
-    if (bucket.take(...this.fill, weightOf(bytes))) return;
     const { largeBytesPerSecond: perSecond } = this.limits;
     throw new AppError('RATE_LIMITED', {
       message: `This tenant sends more than ${perSecond} bytes a second in bodies over ${LARGE_BODY_BYTES} bytes; come back later.`,
       retryAfterSeconds: Math.max(1, bucket.waitMs(perSecond) / 1_000),
     });
+  }
+
+  private take(tenantId: TenantId, bytes: number): boolean {
+    const [now, burst, perSecond] = this.fill;
+    const weight = Math.min(weightOf(bytes), perSecond * MAX_DEBT_SECONDS);
+    return this.bucketOf(tenantId).take(now, burst, perSecond, weight);
   }
 
   private bucketOf(tenantId: TenantId): TokenBucket {

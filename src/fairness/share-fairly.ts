@@ -54,14 +54,15 @@ export function shareFairly(
     const tenantId = await tenantOf(request);
     // Who left while the key was looked up closes nothing any more.
     if (tenantId === undefined || raw.destroyed) return;
+    const bodyBytes = bodyBytesOf(request);
     let ticket: Ticket;
     try {
-      ticket = shares.enter(tenantId, raw, { bodyBytes: bodyBytesOf(request), asks: asks(request) });
+      ticket = shares.enter(tenantId, raw, { bodyBytes, asks: asks(request) });
     } catch (error) {
       return refuse(reply, error);
     }
     request.ticket = ticket;
-    if (inChunks(request)) request.bytesBefore = request.socket.bytesRead;
+    if (bodyBytes === null) request.bytesBefore = request.socket.bytesRead;
     raw.once('close', () => shares.leave(ticket));
   });
 
@@ -79,5 +80,11 @@ function asks({ url, method }: FastifyRequest): boolean {
 
 const inChunks = ({ headers }: FastifyRequest): boolean => headers['transfer-encoding'] !== undefined;
 
-const bodyBytesOf = (request: FastifyRequest): number | null =>
-  inChunks(request) ? null : Number(request.headers['content-length'] ?? 0);
+/** What is going to be parsed: neither a form, which is read piece by piece, nor a body over the limit, which is not read. */
+function bodyBytesOf(request: FastifyRequest): number | null {
+  const { headers, routeOptions } = request;
+  if (headers['content-type']?.startsWith('multipart/')) return 0;
+  if (inChunks(request)) return null;
+  const bytes = Number(headers['content-length'] ?? 0);
+  return bytes > routeOptions.bodyLimit ? 0 : bytes;
+}

@@ -1,5 +1,6 @@
 import { request } from 'node:http';
 import { Client } from 'pg';
+import { Config } from '../../src/config';
 import { FairShares } from '../../src/fairness';
 import { ask, bootApp, eventually, says, SseClient, type TestApp, type TestTenant } from '../support/app';
 import { query } from '../support/database';
@@ -170,6 +171,15 @@ describe('large bodies', () => {
     expect((await post(acme, 100)).status).toBe(200);
     expect((await post(rival, LARGE_BYTES)).status).toBe(200);
     await eventually(async () => (await post(acme, LARGE_BYTES)).status === 200);
+  });
+
+  it('that are over the limit anyway do not count: they are not read', async () => {
+    await conversationsOf(rival);
+    const over = 'x'.repeat(app.app.nest.get(Config).env.BODY_LIMIT_BYTES + 1);
+    await eventually(
+      async () => (await acme.post('/api/v1/im/messages', body(LARGE_BYTES / 2))).status === 200,
+    );
+    for (let n = 0; n < 2; n += 1) expect((await acme.post('/api/v1/im/messages', over)).status).toBe(413);
   });
 
   it('count also when they come in chunks', async () => {
