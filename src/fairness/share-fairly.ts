@@ -80,10 +80,14 @@ function asks({ url, method }: FastifyRequest): boolean {
 
 const inChunks = ({ headers }: FastifyRequest): boolean => headers['transfer-encoding'] !== undefined;
 
-/** What is going to be parsed: neither a form, which is read piece by piece, nor a body over the limit, which is not read. */
+/**
+ * What is going to be parsed: neither a form, which is read piece by piece, nor a body over the limit, which is not read.
+ * Routes that take a file in their JSON have a bound of their own.
+ */
 function bodyBytesOf(request: FastifyRequest): number | null {
   const { headers, routeOptions } = request;
-  if (headers['content-type']?.startsWith('multipart/')) return 0;
+  const { maxBodyBytes } = routeOptions.config as { maxBodyBytes?: number };
+  if (maxBodyBytes !== undefined || headers['content-type']?.startsWith('multipart/')) return 0;
   if (inChunks(request)) return null;
   const bytes = Number(headers['content-length'] ?? 0);
   return bytes > routeOptions.bodyLimit ? 0 : bytes;
