@@ -1,6 +1,6 @@
 // Imports go down, never sideways, and only through a module's index.ts (docs/architecture.md, "Storeys").
 const storeys = {
-  0: ['common', 'config', 'database', 'realtime', 'observability', 'outbound'],
+  0: ['common', 'config', 'database', 'realtime', 'observability', 'outbound', 'fairness'],
   1: ['messages', 'assistants', 'blobs', 'model-services', 'tenancy', 'tools', 'usage', 'webhooks'],
   2: ['replies', 'generations', 'retention'],
   3: ['dialogue-assistant', 'agent-channel', 'im', 'openai', 'admin'],

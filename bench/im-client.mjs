@@ -95,9 +95,12 @@ function numberAfter(text, key) {
   return to > from ? Number(text.slice(from, to)) : NaN;
 }
 
+const sentSoFar = () => devices.reduce((sum, device) => sum + device.sent, 0);
+
 /** Pairs that write to each other. `onDone` is told of a message that both its ends know of. */
 class Traffic {
-  completed = 0;
+  /** What an earlier command sent over these devices is done. */
+  completed = sentSoFar();
   /** Frames that came after one with a higher number: of the acknowledgements, or of the other's messages. */
   overtaken = 0;
   /** Own messages that came back to the very device that sent them: a server that catches up may do that. */
@@ -154,7 +157,7 @@ class Traffic {
 
   /** Everything there, numbered without gaps, and in order if that is promised. */
   async check(ordered) {
-    const sent = devices.reduce((sum, device) => sum + device.sent, 0);
+    const sent = sentSoFar();
     for (const until = Date.now() + DRAIN_MS; this.completed < sent;) {
       if (Date.now() > until) throw new Error(`${sent - this.completed} of ${sent} messages never arrived`);
       await delay(20);

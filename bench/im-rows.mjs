@@ -97,3 +97,28 @@ export async function fillStorm(database, tenantId, userIds) {
   );
   await database.query('vacuum analyze');
 }
+
+/** One user, `a`, with so many conversations; the first hundred have messages. Returns the ids of those. */
+export async function fillConversations(database, tenantId, { conversations, messages }) {
+  const first = 5_000_000;
+  await database.query(
+    `insert into conversations (id, tenant_id, kind, key, member_count, last_seq, last_id)
+     select i, $1::bigint, 'single', json_build_array('a', 'b' || i)::text, 2, n,
+       message_id_at(now() - interval '1 minute') + i - $2
+     from generate_series($2::bigint, $3::bigint) i, lateral (select case when i < $2 + 100 then $4 else 1 end as n) l`,
+    [tenantId, first, first + conversations - 1, messages],
+  );
+  await database.query(
+    `insert into conversation_members (conversation_id, user_id, tenant_id)
+     select i, u, $1 from generate_series($2::bigint, $3::bigint) i, unnest(array['a', 'b' || i]) u`,
+    [tenantId, first, first + conversations - 1],
+  );
+  await database.query(
+    `insert into messages (id, tenant_id, conversation_id, seq, sender, client, dedupe, frame)
+     select message_id_at(now() - interval '1 hour') + (c - $2) * $3 + n, $1, c, n, 'a', 'pc', 'a' || chr(10) || n, ${FRAME}
+     from generate_series($2::bigint, $2::bigint + 99) c, generate_series(1, $3::bigint) n`,
+    [tenantId, first, messages],
+  );
+  await database.query('vacuum analyze');
+  return { ids: Array.from({ length: 100 }, (_, i) => String(first + i)) };
+}

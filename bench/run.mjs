@@ -1,4 +1,4 @@
-// node bench/run.mjs builds|dialogue|im|openai|stalled|strangers|usage|webhooks [--json] [--only <section>,…] [--cpu-prof <folder>]
+// node bench/run.mjs builds|dialogue|fairness|im|openai|stalled|strangers|usage|webhooks [--json] [--only <section>,…] [--cpu-prof <folder>]
 //   openai: [--kinds <kind>,…], im and usage: [--rows <n>], builds: --against <folder> [--rounds <n>]
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
@@ -7,6 +7,7 @@ import { table } from './figures.mjs';
 import { stopAll } from './processes.mjs';
 import * as builds from './builds.mjs';
 import * as dialogue from './dialogue.mjs';
+import * as fairness from './fairness.mjs';
 import * as im from './im.mjs';
 import * as openai from './openai.mjs';
 import * as stalled from './stalled.mjs';
@@ -14,7 +15,7 @@ import * as strangers from './strangers.mjs';
 import * as usage from './usage.mjs';
 import * as webhooks from './webhooks.mjs';
 
-const BENCHES = { builds, dialogue, im, openai, stalled, strangers, usage, webhooks };
+const BENCHES = { builds, dialogue, fairness, im, openai, stalled, strangers, usage, webhooks };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -26,6 +27,7 @@ const { values, positionals } = parseArgs({
     against: { type: 'string' }, // of `builds`: the folder of the other build
     rounds: { type: 'string', default: '8' }, // of `builds`
     rows: { type: 'string', default: '5000000' }, // of `im history`, and of the ledger in `usage`
+    short: { type: 'boolean' }, // of `fairness`
   },
 });
 const bench = positionals.length === 1 && Object.hasOwn(BENCHES, positionals[0]) && BENCHES[positionals[0]];
@@ -44,6 +46,7 @@ if (
     im: rows,
     usage: rows,
     builds: ' --against <folder> [--rounds <n>]',
+    fairness: ' [--short]',
   };
   for (const [name, { SECTIONS }] of Object.entries(BENCHES)) {
     console.error(
@@ -71,6 +74,7 @@ try {
     manyRows,
     against: values.against,
     rounds: Number(values.rounds),
+    short: values.short,
     say,
   });
   say('stopping');

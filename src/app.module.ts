@@ -9,6 +9,7 @@ import { ErrorFilter, Strangers } from './common/http';
 import { BlobLinks, BlobsModule } from './blobs';
 import { Config } from './config';
 import { DatabaseModule } from './database';
+import { FairnessModule } from './fairness';
 import { DialogueAssistantModule, envelopeErrors } from './dialogue-assistant';
 import { ImModule, tokenErrors } from './im';
 import { MessagesModule } from './messages';
@@ -101,6 +102,7 @@ export class AppModule {
         FoundationsModule.with(foundations),
         DatabaseModule.with(foundations.dataSource),
         RealtimeModule,
+        FairnessModule,
         ObservabilityModule,
         TenancyModule,
         MessagesModule,

@@ -28,6 +28,7 @@ import {
 import type { Environment } from './config';
 import { NodeRegistry, openApplicationDataSource } from './database';
 import { serveDocs } from './docs';
+import { FairShares, shareFairly } from './fairness';
 import { countLongBodies, FORM_LIMITS, refuseForms, takeLongBodies } from './forms';
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
@@ -145,6 +146,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   const bodies = new Bodies(bodyLimitsOf(env));
   bodies.attach(server);
   admitRequests(server, nest.get(Authenticator), nest.get(AccessWatch), strangers, bodies);
+  shareFairly(server, nest.get(FairShares), (request) => request.principal?.tenantId);
   countLongBodies(server);
   await nest.get(NodeRegistry).join();
   serveDocs(nest);

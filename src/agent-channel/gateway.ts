@@ -19,6 +19,7 @@ import {
   type TenantId,
 } from '../common';
 import { Config } from '../config';
+import { FairShares } from '../fairness';
 import { DialoguesRepository } from '../messages';
 import {
   CLOSE,
@@ -79,6 +80,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
     private readonly dialogues: DialoguesRepository,
     private readonly replies: ReplyEngine,
     private readonly sessions: Sessions,
+    private readonly shares: FairShares,
     private readonly replays: ReplayAllowances,
   ) {
     this.bounds = jsonBoundsOf(config.env);
@@ -256,6 +258,7 @@ export class AgentChannelGateway implements OnModuleInit, OnApplicationBootstrap
       connection.say(connection.view.pong(frame.requestId));
       return;
     }
+    this.shares.heard(connection.principal.tenantId);
     // In the order they came: a chat must not overtake the one before it on its way to the session.
     connection.waiting += 1;
     if (connection.waiting >= MAX_WAITING_FRAMES) connection.ws.pause();

@@ -17,6 +17,13 @@ export class TokenBucket {
     return true;
   }
 
+  /** False when there is none left. The amount may be more than what is left: the next one waits for the rest. */
+  takeOnCredit(now: number, burst: number, perSecond: number, amount: number): boolean {
+    if (!this.take(now, burst, perSecond)) return false;
+    this.tokens -= amount - 1;
+    return true;
+  }
+
   /** What was left after the last one. */
   get left(): number {
     return this.tokens;

@@ -15,6 +15,15 @@ describe('TokenBucket', () => {
     expect(bucket.left).toBe(1);
     expect(new TokenBucket(0, 0).waitMs(0)).toBe(Infinity);
   });
+
+  it('gives more than it has, and lets the next one wait for it', () => {
+    const bucket = new TokenBucket(2, 0);
+    expect(bucket.takeOnCredit(0, 2, 10, 5)).toBe(true);
+    expect(bucket.left).toBe(-3);
+    expect(bucket.waitMs(10)).toBe(400);
+    expect(bucket.take(399, 2, 10)).toBe(false);
+    expect(bucket.take(400, 2, 10)).toBe(true);
+  });
 });
 
 describe('Periodic', () => {

@@ -178,6 +178,24 @@ export const VARIABLES = {
     10_000_000,
   ),
   STRANGER_CONNECTIONS_PER_ADDRESS: integer('the same from one address', 1_000, 1, 10_000_000),
+  TENANT_MAX_REQUESTS: integer(
+    'HTTP requests of one tenant under way in a process, streams that have begun apart; more are refused with 429',
+    512,
+    1,
+    1_000_000,
+  ),
+  TENANT_REQUESTS_AT_WORK: integer(
+    'of them, those worked on at once while other tenants are there, too; the others wait their turn',
+    2,
+    1,
+    1_000_000,
+  ),
+  TENANT_LARGE_BODY_BYTES_PER_SECOND: integer(
+    'of bodies over 16 KiB, what one tenant may send a second while other tenants are there, too, each counted once for every 256 KiB of it; more is refused with 429',
+    4_194_304,
+    16_384,
+    10_737_418_240,
+  ),
   MAX_CONCURRENT_REPLIES: integer(
     'replies a process writes at once; more are refused with 503',
     5_000,

@@ -10,6 +10,7 @@ import {
   type ConversationId,
 } from '../common';
 import { Config } from '../config';
+import { FairShares } from '../fairness';
 import { ASSISTANT_PREFIX, ConversationsRepository, peerOf, type Appended } from '../messages';
 import {
   controlKind,
@@ -90,6 +91,7 @@ export class ImGateway implements OnModuleInit {
     private readonly presence: Presence,
     private readonly delivery: Delivery,
     private readonly publisher: Publisher,
+    private readonly shares: FairShares,
     private readonly replays: ReplayAllowances,
   ) {
     this.bounds = jsonBoundsOf(config.env);
@@ -139,6 +141,7 @@ export class ImGateway implements OnModuleInit {
     const bearer = /^Bearer\s+(\S+)$/i.exec(headers.authorization ?? '')?.[1];
     const given = url.searchParams.get('token');
     const token = await this.tokenOf(given ?? bearer);
+    this.shares.heard(token.tenantId);
     // A wrong credential is refused also beside a good one.
     if (given !== null && bearer !== undefined && bearer !== given) await this.tokenOf(bearer);
     if (headers.authorization !== undefined && bearer === undefined)
@@ -192,6 +195,7 @@ export class ImGateway implements OnModuleInit {
   private receive({ connection, data, isBinary }: Received): void {
     if (!connection.open) return;
     connection.pingedAt = 0;
+    this.shares.heard(connection.tenantId);
     const control = isBinary ? undefined : controlKind(data as Buffer);
     if (!connection.admitFrame(Date.now(), control)) {
       connection.error(CODE.tooManyFrames, TOO_MANY, msgIdIn(data));

@@ -475,3 +475,39 @@ describe("a message for another tenant's conversation", () => {
     expect(await node.log.store(draft(node, ours, { msgId: 4, more }))).toMatchObject({ seq: 3 });
   });
 });
+
+describe("a tenant's backlog", () => {
+  const BACKLOG = 3_000;
+
+  it("holds up another tenant's message by no more than the batch that is being stored, and both keep their order", async () => {
+    const [node] = nodes;
+    const [busy, quiet] = await Promise.all([conversation(), conversation(rival)]);
+    const settled: TenantId[] = [];
+    const seqs = new Map<ConversationId, number[]>([
+      [busy, []],
+      [quiet, []],
+    ]);
+    const said = (conversationId: ConversationId, tenantId: TenantId): Promise<void> =>
+      new Promise((resolve, reject) => {
+        node.log.append(draft(node, conversationId, { more: { tenantId } }), (result, error) => {
+          if (result?.outcome !== 'stored') return reject(error ?? new Error(result?.outcome));
+          settled.push(tenantId);
+          seqs.get(conversationId)!.push(result.seq);
+          resolve();
+        });
+      });
+    const all = Array.from({ length: BACKLOG }, () => said(busy, acme));
+    for (let n = 0; n < 30; n += 1) all.push(said(quiet, rival));
+    await Promise.all(all);
+    // Everything was there before the first batch began: its 500 of acme go before those of the rival that fit.
+    expect(settled.indexOf(rival)).toBe(500);
+    expect(settled.slice(500, 525)).toEqual(Array(25).fill(rival));
+    // The others of them go with the second batch.
+    expect(settled.lastIndexOf(rival)).toBe(1_029);
+    for (const [conversationId, count] of [
+      [busy, BACKLOG],
+      [quiet, 30],
+    ] as const)
+      expect(seqs.get(conversationId)).toEqual(Array.from({ length: count }, (_, n) => n + 1));
+  });
+});

@@ -1,0 +1,3 @@
+export * from './fair-shares';
+export * from './fairness.module';
+export * from './share-fairly';
