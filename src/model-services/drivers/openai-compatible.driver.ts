@@ -4,6 +4,7 @@ import { LRUCache } from 'lru-cache';
 import { Agent, type Dispatcher } from 'undici';
 import { CompletionStream, errorText, shorten } from './completion-stream';
 import { parseRetryAfter, retryDelay } from './retry-policy';
+import { callIdsOf } from './tool-calls';
 import {
   ProviderError,
   TextDriver,
@@ -116,6 +117,10 @@ class OnceSink implements TextSink {
     this.began = true;
     this.sink.toolCalls?.(deltas);
   }
+
+  fields(fields: Readonly<Record<string, unknown>>): void {
+    this.sink.fields?.(fields);
+  }
 }
 
 /** One HTTP request and its answer. */
@@ -145,7 +150,7 @@ class Exchange {
     sink: TextSink,
     private readonly startedAt: number,
   ) {
-    this.stream = new CompletionStream(sink);
+    this.stream = new CompletionStream(sink, () => callIdsOf(request.messages));
   }
 
   async run(agent: Agent, body: string): Promise<CompletionStream> {
