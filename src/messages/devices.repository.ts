@@ -219,21 +219,6 @@ const readStandings = (sessions: readonly DeviceSession[]): Statement<Map<number
 });
 
 /** What a page does not show is not counted: of thousands of conversations only their order is looked at. */
-const readRecent = (tenantId: TenantId, userId: string): Statement<Standing[]> => ({
-  name: 'devices-recent',
-  text: `select c.id, c.kind, c.key, c.assistant_id, c.last_seq, c.last_id, m.read_seq, m.until_seq,
-      ${SENT_BY_MEMBER} - m.read_own as own, m.from_seq as mark
-    from (
-      select m.conversation_id as id, c.last_id from conversation_members m
-      join conversations c on c.id = m.conversation_id
-      where m.tenant_id = $1 and m.user_id = $2 and m.until_seq is null
-      order by c.last_id desc limit ${RECENT_CONVERSATIONS}) newest
-    join conversation_members m on m.tenant_id = $1 and m.user_id = $2 and m.conversation_id = newest.id
-    join conversations c on c.id = newest.id
-    order by newest.last_id desc`,
-  values: [tenantId, userId],
-  map: (rows) => rows.map(toStanding),
-});
 
 const closeDevices = (sessions: readonly DeviceSession[]): Statement<void> => ({
   name: 'devices-close',

@@ -1,7 +1,7 @@
 import { createParser } from 'eventsource-parser';
 import fc from 'fast-check';
 import { AppError, type AppErrorOptions, type ErrorCode } from '../common';
-import { ToolCalls, type ToolCallDelta } from '../model-services';
+import { CallNumbering, ToolCalls, type ToolCallDelta } from '../model-services';
 import { answerRecord, ChunkFormat, DONE, replyChunks, usageRecord } from './chat-format';
 import { openAiErrors, TURN_KEPT } from './errors';
 
@@ -108,48 +108,50 @@ describe('calls of tools', () => {
     return calls.all;
   };
 
-  it.each<[string, ToolCallDelta[]]>([
+  it.each<[string, unknown[]]>([
     [
       'begin with id and name',
       [
-        { index: 0, id: 'c1', name: 'f', arguments: '' },
-        { index: 0, arguments: '{}' },
+        { index: 0, id: 'c1', function: { name: 'f', arguments: '' } },
+        { index: 0, function: { arguments: '{}' } },
       ],
     ],
     [
       'are mixed',
       [
-        { index: 0, id: 'c1', name: 'f', arguments: '{' },
-        { index: 1, id: 'c2', name: 'g' },
-        { index: 0, arguments: '}' },
-        { index: 1, arguments: '[]' },
+        { index: 0, id: 'c1', function: { name: 'f', arguments: '{' } },
+        { index: 1, id: 'c2', function: { name: 'g' } },
+        { index: 0, function: { arguments: '}' } },
+        { index: 1, function: { arguments: '[]' } },
       ],
     ],
     [
       'repeat id and name with every piece',
       [
-        { index: 0, id: 'c1', name: 'f', arguments: '{' },
-        { index: 0, id: 'c1', name: 'f', arguments: '}' },
+        { index: 0, id: 'c1', function: { name: 'f', arguments: '{' } },
+        { index: 0, id: 'c1', function: { name: 'f', arguments: '}' } },
       ],
     ],
     [
       'have no id',
       [
-        { index: 0, name: 'f', arguments: '{}' },
-        { index: 1, name: 'g', arguments: '{}' },
+        { index: 0, function: { name: 'f', arguments: '{}' } },
+        { index: 1, function: { name: 'g', arguments: '{}' } },
       ],
     ],
     [
       'tell the name late',
       [
-        { index: 0, id: 'c1' },
-        { index: 0, name: 'f', arguments: '{}' },
+        { index: 0, id: 'c1', function: {} },
+        { index: 0, function: { name: 'f', arguments: '{}' } },
       ],
     ],
   ])('that %s are the same streamed and whole', (_, given) => {
     const format = formatOf();
-    const events = given.map((one) => format.toolCalls([one])).join('');
-    expect(accumulated(events)).toEqual(whole(given));
+    const numbering = new CallNumbering();
+    const deltas = given.flatMap((raw) => numbering.read([raw]));
+    const events = deltas.map((one) => format.toolCalls([one])).join('');
+    expect(accumulated(events)).toEqual(whole(deltas));
   });
 });
 

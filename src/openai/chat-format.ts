@@ -15,9 +15,6 @@ export class ChunkFormat {
   private readonly base: string;
   private readonly text: string;
   private readonly tail = '},"logprobs":null,"finish_reason":null}]}\n\n';
-  /** Calls by index that were begun, and those whose name was told. */
-  private readonly begun = new Set<number>();
-  private readonly named = new Set<number>();
 
   constructor(
     id: string,
@@ -46,6 +43,11 @@ export class ChunkFormat {
     return pieces.map((piece) => this.delta(`"reasoning_content":${JSON.stringify(piece)}`)).join('');
   }
 
+  /** What only the provider understands, under its own names: a client sends it back with the message. */
+  fields(fields: Readonly<Record<string, unknown>>): string {
+    return this.delta(JSON.stringify(fields).slice(1, -1));
+  }
+
   toolCalls(deltas: readonly ToolCallDelta[]): string {
     return deltas
       .map((delta) => this.delta(`"tool_calls":[${JSON.stringify(this.callRecord(delta))}]`))
@@ -60,16 +62,12 @@ export class ChunkFormat {
     return last + counts + DONE;
   }
 
-  /** Id and name once, whatever the provider repeats: clients add text to text. A call without an id gets one, as the whole answer has it. */
-  private callRecord({ index, id, name, arguments: text = '' }: ToolCallDelta) {
-    const first = !this.begun.has(index);
-    const named = name !== undefined && !this.named.has(index);
-    this.begun.add(index);
-    if (named) this.named.add(index);
+  private callRecord({ index, id, name, arguments: text = '', extra }: ToolCallDelta) {
     return {
       index,
-      ...(first && { id: id ?? `call_${index}`, type: 'function' }),
-      function: { ...(named && { name }), arguments: text },
+      ...(id !== undefined && { id, type: 'function' }),
+      function: { ...(name !== undefined && { name }), arguments: text },
+      ...extra,
     };
   }
 
@@ -93,6 +91,8 @@ export interface Answer {
   readonly text: string;
   readonly reasoning: string;
   readonly toolCalls: readonly ToolCall[];
+  /** What only the provider understands; see {@link ChunkFormat.fields}. */
+  readonly fields?: Readonly<Record<string, unknown>>;
   readonly finishReason: string;
   readonly usage: TextUsage;
 }
@@ -105,6 +105,7 @@ export function answerRecord({
   text,
   reasoning,
   toolCalls,
+  fields,
   finishReason,
   usage,
 }: Answer) {
@@ -117,6 +118,7 @@ export function answerRecord({
       {
         index: 0,
         message: {
+          ...fields,
           role: 'assistant',
           content: text === '' && toolCalls.length > 0 ? null : text,
           refusal: null,

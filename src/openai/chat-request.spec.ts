@@ -111,6 +111,25 @@ describe('parseChatRequest', () => {
 describe('a message', () => {
   const tool = { id: 'c1', type: 'function', function: { name: 'f', arguments: '{"a":1}' } };
 
+  it('carries what only the provider understands, with a message and with a call', () => {
+    const message = {
+      role: 'assistant',
+      content: null,
+      reasoning_content: 'First I look.',
+      cache_control: { type: 'ephemeral' },
+      tool_calls: [{ ...tool, extra_content: { google: { thought_signature: 'sig' } } }],
+    };
+    expect(messageOf(message)).toEqual(message);
+  });
+
+  it('takes an empty list of tools, and of calls, for none', () => {
+    expect(parse({ tools: [] }).parameters).toEqual({});
+    expect(messageOf({ role: 'assistant', content: 'x', tool_calls: [] })).toEqual({
+      role: 'assistant',
+      content: 'x',
+    });
+  });
+
   it.each<[unknown]>([
     [{ role: 'system', content: '' }],
     [{ role: 'developer', content: 'x', name: 'boss' }],

@@ -94,6 +94,8 @@ export function parseChatRequest(body: unknown): ChatRequest {
     if (wrong) throw badInput(name, wrong);
     parameters[name] = value;
   }
+  // An empty list is none; some providers refuse it, and `parallel_tool_calls` without tools.
+  if (isEmpty(parameters.tools)) delete parameters.tools;
   return {
     model,
     messages: messages.map((message, i) => parseMessage(message, `messages.${i}`)),
@@ -105,17 +107,36 @@ export function parseChatRequest(body: unknown): ChatRequest {
   };
 }
 
+/** Understood here, and not carried with a message or a call: `refusal` and `audio` are answers' own. */
+const OF_MESSAGE: ReadonlySet<string> = new Set([
+  ...['role', 'content', 'name', 'tool_calls', 'tool_call_id', 'refusal', 'audio', 'annotations'],
+]);
+const OF_CALL: ReadonlySet<string> = new Set(['id', 'type', 'function', 'index']);
+const MAX_CARRIED = 32;
+
+/** What only the provider understands and may want back. */
+function carried(value: Json, known: ReadonlySet<string>, field: string): Json {
+  const fields = Object.entries(value).filter(([name, one]) => !known.has(name) && given(one));
+  if (fields.length > MAX_CARRIED)
+    throw badInput(field, `must have at most ${MAX_CARRIED} fields of its own`);
+  for (const [name, one] of fields) if (typeof one === 'string') checked(one, `${field}.${name}`);
+  return Object.fromEntries(fields);
+}
+
+const isEmpty = (value: unknown): boolean => Array.isArray(value) && value.length === 0;
+
 function parseMessage(value: unknown, field: string): ChatMessage {
   if (!isObject(value)) throw badInput(field, 'must be an object');
   const { role, content, name, tool_calls: calls, tool_call_id: callId } = value;
   if (!isRole(role)) throw badInput(`${field}.role`, `must be one of ${ROLES.join(', ')}`);
-  const mayBeEmpty = role === 'assistant' && Array.isArray(calls);
+  const mayBeEmpty = role === 'assistant' && Array.isArray(calls) && !isEmpty(calls);
   if (!given(content) && !mayBeEmpty) throw badInput(`${field}.content`, 'is required');
   if (given(name) && !isText(name, 1, MAX_NAME_CHARS)) throw badInput(`${field}.name`, 'must be a text');
   if (role === 'tool' && !isText(callId, 1, MAX_NAME_CHARS)) {
     throw badInput(`${field}.tool_call_id`, 'is required: the id of the call that this answers');
   }
   return {
+    ...carried(value, OF_MESSAGE, field),
     role,
     ...(given(content) ? { content: parseContent(content, `${field}.content`) } : { content: null }),
     ...(given(name) && { name: name as string }),
@@ -156,6 +177,7 @@ function parseCalls(calls: unknown[], field: string): ToolCall[] {
     if (!isText(called.arguments, 0, MAX_TEXT_CHARS))
       throw badInput(`${field}.${i}.function.arguments`, 'must be a text');
     return {
+      ...carried(call as Json, OF_CALL, `${field}.${i}`),
       id: (call as Json).id as string,
       type: 'function',
       function: { name: called.name, arguments: called.arguments },

@@ -6,7 +6,7 @@ import { AppError, badInput, ERRORS, type ErrorCode, type MessageId, type Princi
 import { Caller, Scopes, toAppError, whileHeld } from '../common/http';
 import type { BranchMessage } from '../messages';
 import { Config } from '../config';
-import { ToolCalls, type ChatMessage, type Flow, type TextSink } from '../model-services';
+import { mergedFields, ToolCalls, type ChatMessage, type Flow, type TextSink } from '../model-services';
 import { type SseStream, SseStreams, type StreamBatch, type StreamCursor, type StreamEnd } from '../realtime';
 import { Completions, ReplyEngine, toolsOf } from '../replies';
 import { answerRecord, ChunkFormat, DONE, replyChunks } from './chat-format';
@@ -23,6 +23,8 @@ interface Call {
   readonly http: FastifyRequest;
   readonly reply: FastifyReply;
 }
+
+type Fields = Readonly<Record<string, unknown>>;
 
 const PIECES_A_TAKE = 256;
 /** Of a kept conversation, as on the other wires. */
@@ -106,12 +108,14 @@ export class ChatController {
     const calls = new ToolCalls();
     let text = '';
     let reasoning = '';
+    let fields: Fields = {};
     const { finishReason, usage } = await run(id, {
       pieces: (pieces) => void (text += pieces.join('')),
       reasoning: (pieces) => void (reasoning += pieces.join('')),
       toolCalls: (deltas) => calls.add(deltas),
+      fields: (more) => (fields = mergedFields(fields, more)),
     });
-    const told = { text, reasoning, toolCalls: calls.all, finishReason, usage };
+    const told = { text, reasoning, toolCalls: calls.all, fields, finishReason, usage };
     void reply.send(answerRecord({ ...identity(id, request), ...told }));
   }
 
@@ -145,6 +149,10 @@ export class ChatController {
         pieces: (pieces) => push(format.pieces(pieces)),
         reasoning: (pieces) => push(format.reasoning(pieces)),
         toolCalls: (deltas) => push(format.toolCalls(deltas)),
+        // Told already, as every provider's reasoning is.
+        fields: ({ reasoning_content: _, ...fields }) => {
+          if (Object.keys(fields).length > 0) push(format.fields(fields));
+        },
       };
       const { finishReason, usage } = await run(id, sink, queue);
       push('');

@@ -215,6 +215,10 @@ class CountingSink implements TextSink {
     this.sink.toolCalls?.(deltas);
   }
 
+  fields(fields: Readonly<Record<string, unknown>>): void {
+    this.sink.fields?.(fields);
+  }
+
   private count(text: string): void {
     this.firstAt ??= Date.now();
     this.written.add(text);

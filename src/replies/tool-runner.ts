@@ -3,8 +3,10 @@ import type { AssistantId } from '../common';
 import {
   estimatePromptTokens,
   estimateTokens,
+  mergedFields,
   TextDrivers,
   ToolCalls,
+  withValidArguments,
   type ChatMessage,
   type Flow,
   type ResolvedService,
@@ -75,7 +77,8 @@ export class ToolRunner {
     const { kind, endpoint, model } = service;
     const driver = this.drivers.of(kind);
     if (!tools || tools.sources.length === 0) {
-      return driver.stream({ endpoint, model, messages, parameters, ...asking }, sink);
+      const given = parametersOf(parameters, [], 0);
+      return driver.stream({ endpoint, model, messages, parameters: given, ...asking }, sink);
     }
     const toolbox = await this.sources.open(
       tools.sources as readonly StoredToolSource[],
@@ -88,8 +91,7 @@ export class ToolRunner {
     try {
       const run = new Rounds(toolbox, sink, signal, [...messages]);
       return await run.until((asked, round) => {
-        const offered = round < MAX_ROUNDS && toolbox.tools.length > 0 ? toolbox.tools.map(asFunction) : null;
-        const given = { ...parameters, ...(offered && { tools: offered }) };
+        const given = parametersOf(parameters, toolbox.tools, round);
         return driver.stream(
           { endpoint, model, messages: run.messages, parameters: given, ...asking },
           asked,
@@ -99,6 +101,31 @@ export class ToolRunner {
       await toolbox.close();
     }
   }
+}
+
+/**
+ * The parameters of one round; `own`: the assistant's tools, in place of a client's. An empty list of tools is none, and
+ * `parallel_tool_calls` is told beside tools alone: some providers refuse either. A forced choice holds for the first round: a
+ * model that has to call would never answer. In the last round the tools are still told, for some providers refuse a
+ * conversation with calls and without tools, but none may be called.
+ */
+function parametersOf(
+  given: Readonly<Record<string, unknown>>,
+  own: readonly Tool[],
+  round: number,
+): Record<string, unknown> {
+  const { tools: theirs, tool_choice: choice, parallel_tool_calls: parallel, ...parameters } = given;
+  const tools = own.length > 0 ? own.map(asFunction) : theirs;
+  if (!Array.isArray(tools) || tools.length === 0)
+    return { ...parameters, ...(choice !== undefined && { tool_choice: choice }) };
+  const free = choice === 'none' || choice === 'auto' ? choice : undefined;
+  const now = round >= MAX_ROUNDS ? 'none' : round === 0 ? choice : free;
+  return {
+    ...parameters,
+    tools,
+    ...(now !== undefined && { tool_choice: now }),
+    ...(parallel !== undefined && { parallel_tool_calls: parallel }),
+  };
 }
 
 /** The rounds of one reply: what they cost together, and what is left to spend. */
@@ -120,6 +147,7 @@ class Rounds {
     for (let round = 0; ; round += 1) {
       const calls = new ToolCalls();
       let text = '';
+      let fields: Readonly<Record<string, unknown>> = {};
       const result = await ask(
         {
           pieces: (pieces) => {
@@ -128,6 +156,7 @@ class Rounds {
           },
           reasoning: (pieces) => this.sink.reasoning(pieces),
           toolCalls: (deltas) => calls.add(deltas),
+          fields: (more) => (fields = mergedFields(fields, more)),
         },
         round,
       );
@@ -137,7 +166,12 @@ class Rounds {
       if (called.length === 0) return { ...result, usage, attempts };
       // Offered none, it called one all the same: nobody is there to run it.
       if (round >= MAX_ROUNDS) return { ...result, finishReason: 'stop', usage, attempts };
-      this.messages.push({ role: 'assistant', content: text || null, tool_calls: called });
+      this.messages.push({
+        ...fields,
+        role: 'assistant',
+        content: text || null,
+        tool_calls: called.map(withValidArguments),
+      });
       const results = await Promise.all(called.map((call) => this.call(call)));
       this.messages.push(...results);
       this.signal.throwIfAborted();

@@ -1,6 +1,5 @@
 import { Injectable, Logger, type BeforeApplicationShutdown } from '@nestjs/common';
 import {
-  AddressRanges,
   AppError,
   asId,
   FreshCache,

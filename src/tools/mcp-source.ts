@@ -1,6 +1,8 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import {
   Client,
   ProtocolError,
+  SdkHttpError,
   StreamableHTTPClientTransport,
   type CallToolResult,
   type JsonSchemaValidator,
@@ -13,12 +15,14 @@ import {
   MAX_PARAMETERS_CHARS,
   MAX_TOOLS,
   type OfferedTool,
-  type OpenSource,
   type ToolResult,
 } from './tool';
 import type { ToolNetwork } from './tool-network';
 import { ToolFailure } from './tool-failure';
+import { unlessAborted } from './toolbox';
 
+/** A session is shared: opening it is no single reply's, nor ends with it. */
+const DIAL_MS = 5_000;
 const FAREWELL_MS = 1_000;
 /** Never reached: our own signals end a request first. */
 const SDK_TIMEOUT_MS = 60_000;
@@ -33,8 +37,6 @@ const uncheckedOutput: jsonSchemaValidator = {
 interface Connection {
   readonly client: Client;
   readonly transport: StreamableHTTPClientTransport;
-  /** Aborted with what makes it unusable. */
-  readonly broken: AbortController;
 }
 
 export interface McpTarget {
@@ -48,83 +50,84 @@ export interface McpTools {
   readonly notes: readonly string[];
 }
 
-/** One MCP server over streamable HTTP. A connection is opened when it is first needed, and again after a failure. */
-export class McpSource implements OpenSource {
-  tools: readonly OfferedTool[] = [];
-  notes: readonly string[] = [];
+/**
+ * One MCP server over streamable HTTP, for any number of replies at once. A session is opened when it is first needed,
+ * and again after a failure or when the server has forgotten it.
+ */
+export class McpSource {
   private connection: Promise<Connection> | undefined;
-  private readonly opened: Connection[] = [];
   private closed = false;
+  /** Of the request that is being made: aborted with what makes its answer unusable. */
+  private readonly asking = new AsyncLocalStorage<AbortController>();
 
   constructor(
     private readonly target: McpTarget,
     private readonly network: ToolNetwork,
   ) {}
 
-  /** Asks for the tools, unless they are known. Rejects with whatever went wrong. */
-  async open(known: McpTools | undefined, signal: AbortSignal): Promise<McpTools> {
-    const offered = known ?? (await this.list(signal));
-    ({ tools: this.tools, notes: this.notes } = offered);
-    return offered;
+  /** The server's tools, as far as they are allowed. Rejects with whatever went wrong. */
+  list(signal: AbortSignal): Promise<McpTools> {
+    return this.ask(signal, async (client, limit) => {
+      if (!client.getServerCapabilities()?.tools) return { tools: [], notes: ['its server has no tools'] };
+      const { tools } = await client.listTools(undefined, { signal: limit, timeout: SDK_TIMEOUT_MS });
+      return offer(tools, this.target.allow);
+    });
   }
 
+  /** Rejects with whatever went wrong. */
   async call(tool: string, args: JsonObject, signal: AbortSignal): Promise<ToolResult> {
-    const connecting = this.connect(signal);
-    const { client, broken } = await connecting;
-    try {
-      const result = await client.callTool(
-        { name: tool, arguments: args },
-        { signal: AbortSignal.any([signal, broken.signal]), timeout: SDK_TIMEOUT_MS },
-      );
-      return { content: textOf(result), isError: result.isError === true };
-    } catch (error) {
-      const answered = error instanceof ProtocolError;
-      if (!answered && !signal.aborted && this.connection === connecting) this.connection = undefined;
-      throw broken.signal.aborted ? broken.signal.reason : error;
-    }
+    const result = await this.ask(signal, (client, limit) =>
+      client.callTool({ name: tool, arguments: args }, { signal: limit, timeout: SDK_TIMEOUT_MS }),
+    );
+    return { content: textOf(result), isError: result.isError === true };
   }
 
+  /** Never rejects. */
   async close(): Promise<void> {
     this.closed = true;
-    await Promise.all(
-      this.opened.splice(0).map(async ({ client, transport }) => {
-        await within(
-          FAREWELL_MS,
-          transport.terminateSession().catch(() => undefined),
-        );
-        await client.close().catch(() => undefined);
-      }),
-    );
+    const open = this.connection;
+    this.connection = undefined;
+    await open?.then(farewell, () => undefined);
   }
 
-  private async list(signal: AbortSignal): Promise<McpTools> {
-    const { client, broken } = await this.connect(signal);
-    if (!client.getServerCapabilities()?.tools) return { tools: [], notes: ['its server has no tools'] };
-    try {
-      const { tools } = await client.listTools(undefined, {
-        signal: AbortSignal.any([signal, broken.signal]),
-        timeout: SDK_TIMEOUT_MS,
-      });
-      return offer(tools, this.target.allow);
-    } catch (error) {
-      throw broken.signal.aborted ? broken.signal.reason : error;
+  /** Once more where the server says that it does not know the session: then it has done nothing. */
+  private async ask<T>(
+    signal: AbortSignal,
+    work: (client: Client, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    for (let kept = this.connection !== undefined; ; kept = false) {
+      const connecting = this.connect();
+      const { client } = await unlessAborted(connecting, signal);
+      const broken = new AbortController();
+      try {
+        return await this.asking.run(broken, () => work(client, AbortSignal.any([signal, broken.signal])));
+      } catch (error) {
+        const answered = error instanceof ProtocolError;
+        if (!answered && !signal.aborted && !broken.signal.aborted) this.drop(connecting);
+        if (kept && !signal.aborted && isForgotten(error)) continue;
+        throw broken.signal.aborted ? broken.signal.reason : error;
+      }
     }
   }
 
-  private connect(signal: AbortSignal): Promise<Connection> {
-    this.connection ??= this.dial(signal).catch((error: unknown) => {
+  private connect(): Promise<Connection> {
+    this.connection ??= this.dial().catch((error: unknown) => {
       this.connection = undefined;
       throw error;
     });
     return this.connection;
   }
 
-  private async dial(signal: AbortSignal): Promise<Connection> {
+  private drop(connecting: Promise<Connection>): void {
+    if (this.connection === connecting) this.connection = undefined;
+    void connecting.then(({ client }) => client.close()).catch(() => undefined);
+  }
+
+  private async dial(): Promise<Connection> {
     if (this.closed) throw new ToolFailure('it is closed');
-    const broken = new AbortController();
     const transport = new StreamableHTTPClientTransport(new URL(this.target.url), {
       ...(this.target.headers && { requestInit: { headers: { ...this.target.headers } } }),
-      fetch: (url, init) => this.fetch(url, init, broken),
+      fetch: (url, init) => this.fetch(url, init),
     });
     const client = new Client(
       { name: 'parley', version: '1' },
@@ -135,29 +138,39 @@ export class McpSource implements OpenSource {
         listMaxPages: 8,
       },
     );
-    this.opened.push({ client, transport, broken });
+    const broken = new AbortController();
+    const limit = AbortSignal.any([AbortSignal.timeout(DIAL_MS), broken.signal]);
     try {
-      await client.connect(transport, {
-        signal: AbortSignal.any([signal, broken.signal]),
-        timeout: SDK_TIMEOUT_MS,
-      });
+      await this.asking.run(broken, () =>
+        client.connect(transport, { signal: limit, timeout: SDK_TIMEOUT_MS }),
+      );
     } catch (error) {
+      void client.close().catch(() => undefined);
       throw broken.signal.aborted ? broken.signal.reason : error;
     }
-    return { client, transport, broken };
+    return { client, transport };
   }
 
   /** The stream of what a server says unasked is not taken: nobody would listen. */
-  private fetch(
-    url: string | URL,
-    init: RequestInit | undefined,
-    broken: AbortController,
-  ): Promise<Response> {
+  private fetch(url: string | URL, init: RequestInit | undefined): Promise<Response> {
     const unasked = init?.method === 'GET' && !new Headers(init.headers).has('last-event-id');
     if (unasked) return Promise.resolve(new Response(null, { status: 405 }));
-    return this.network.fetch(url, init, (error) => broken.abort(error));
+    const asking = this.asking.getStore();
+    return this.network.fetch(url, init, (error) => asking?.abort(error));
   }
 }
+
+async function farewell({ client, transport }: Connection): Promise<void> {
+  await within(
+    FAREWELL_MS,
+    transport.terminateSession().catch(() => undefined),
+  );
+  await client.close().catch(() => undefined);
+}
+
+/** 404 is the protocol's own word for it; some servers say 400. */
+const isForgotten = (error: unknown): boolean =>
+  error instanceof SdkHttpError && (error.status === 404 || error.status === 400);
 
 interface ListedTool {
   readonly name: string;

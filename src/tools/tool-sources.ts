@@ -1,14 +1,16 @@
-import { Injectable } from '@nestjs/common';
+import { Injectable, type BeforeApplicationShutdown } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
 import { UnreadableSecretError } from '../common';
 import { shownUrl } from '../outbound';
 import { redactionOf } from './headers';
 import { storable } from './json';
-import { McpSource, type McpTools } from './mcp-source';
+import { McpSessions } from './mcp-sessions';
+import type { McpTools } from './mcp-source';
 import { operationsOf, serverOf, type Operation } from './openapi-document';
 import { DocumentError } from './openapi-schema';
 import { OpenApiSource } from './openapi-source';
 import { checkedSources, endpointOf } from './source-checks';
+import type { OpenSource } from './tool';
 import { inPlainWords, ToolFailure } from './tool-failure';
 import { ToolNetwork } from './tool-network';
 import { ToolSecrets } from './tool-secrets';
@@ -22,7 +24,7 @@ const MAX_LISTS_CHARS = 32_000_000;
 
 /** The way from what an operator wrote to tools that can be called. */
 @Injectable()
-export class ToolSources {
+export class ToolSources implements BeforeApplicationShutdown {
   /** Compiled once for as long as somebody holds the stored source. */
   private readonly operations = new WeakMap<StoredOpenApiSource, readonly Operation[]>();
   private readonly lists = new LRUCache<string, McpTools>({
@@ -32,10 +34,18 @@ export class ToolSources {
     ttl: LISTS_MS,
   });
 
+  private readonly sessions: McpSessions;
+
   constructor(
     private readonly secrets: ToolSecrets,
     private readonly network: ToolNetwork,
-  ) {}
+  ) {
+    this.sessions = new McpSessions(network);
+  }
+
+  async beforeApplicationShutdown(): Promise<void> {
+    await this.sessions.close();
+  }
 
   /** The sources, if they are well-formed and may be called. BAD_INPUT naming the field: `tools.0.url: …`. */
   async check(sources: unknown): Promise<ToolSource[]> {
@@ -127,16 +137,20 @@ export class ToolSources {
     headers: Record<string, string> | undefined,
     id: string,
     limit: AbortSignal,
-  ): Promise<McpSource> {
+  ): Promise<OpenSource> {
     const key = JSON.stringify([id, stored.url, stored.headers, stored.allow]);
-    const known = this.lists.get(key);
-    const source = new McpSource({ url: stored.url, headers, allow: stored.allow }, this.network);
+    const lease = this.sessions.lease(key, { url: stored.url, headers, allow: stored.allow });
     try {
-      const list = await unlessAborted(source.open(known, limit), limit);
+      const known = this.lists.get(key);
+      const list = known ?? (await unlessAborted(lease.source.list(limit), limit));
       if (!known) this.lists.set(key, list);
-      return source;
+      return {
+        ...list,
+        call: (tool, args, signal) => lease.source.call(tool, args, signal),
+        close: async () => lease.release(),
+      };
     } catch (error) {
-      void source.close();
+      lease.release();
       throw error;
     }
   }

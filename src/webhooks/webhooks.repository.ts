@@ -8,7 +8,7 @@ import {
   type TenantId,
   type WebhookId,
 } from '../common';
-import { Database, platformScope, tenantScope, tenantsScope, type Row, type Statement } from '../database';
+import { Database, tenantScope, tenantsScope, type Row } from '../database';
 import { shownUrl } from '../outbound';
 import { SecretOpener } from './secret-opener';
 

@@ -174,10 +174,10 @@ it('goes on when a tool fails, is not there or gets nonsense', async () => {
   expect(await stepsOf(end.messageId as string)).toMatchObject([{ is_error: true }, { is_error: true }]);
 });
 
-it('asks no more than nine times: the last time without tools', async () => {
+it('asks no more than nine times: the last time with tools that may not be called', async () => {
   const { model, versionId } = await agent();
   upstream.on(model, async (exchange) => {
-    if (exchange.body.tools)
+    if (exchange.body.tool_choice !== 'none')
       await call(exchange, [{ id: `c${exchange.attempt}`, name: 'all_echo', args: '{"message":"x"}' }]);
     else await exchange.piece('Enough.');
     await exchange.done();
@@ -186,7 +186,70 @@ it('asks no more than nine times: the last time without tools', async () => {
   const events = (await client.end()).map(({ data }) => data as Record<string, unknown>);
   expect(events.at(-2)).toMatchObject({ result: 'Enough.' });
   expect(upstream.seen(model)).toHaveLength(9);
+  // Some providers refuse a conversation with calls and without tools.
+  expect(upstream.seen(model).at(-1)!.body.tools).toHaveLength(2);
   expect(await stepsOf(events.at(-1)!.messageId as string)).toHaveLength(8);
+});
+
+it('gives the provider back what it wants back, and arguments that are an object', async () => {
+  const { model, versionId } = await agent();
+  const signature = { google: { thought_signature: 'sig-1' } };
+  const raw = (id: string, args: string, more: object = {}) => ({
+    index: 0,
+    id,
+    type: 'function',
+    function: { name: 'all_echo', arguments: args },
+    ...more,
+  });
+  upstream.on(model, async (exchange) => {
+    if (exchange.attempt < 3) {
+      const delta = (given: object) => exchange.chunk({ choices: [{ index: 0, delta: given }] });
+      await delta({ reasoning_content: 'First ' });
+      await delta({ reasoning_content: 'I look.' });
+      // All with number 0, ids that begin anew in the next round, one cut off.
+      await delta({ tool_calls: [raw('call_0', '{"message":"x"}', { extra_content: signature })] });
+      await delta({ tool_calls: [raw('call_1', '{"message":"y')] });
+    } else await exchange.piece('Done.');
+    await exchange.done();
+  });
+  const client = await acme.send({ speechUserDialogueMessage: { content: 'Look' } }, { versionId });
+  expect((await client.end()).at(-1)!.data).toMatchObject({ status: 'finished' });
+  const messages = upstream.seen(model).at(-1)!.body.messages as {
+    role: string;
+    tool_call_id?: string;
+    tool_calls?: { id: string; function: { arguments: string } }[];
+  }[];
+  const asked = messages.filter(({ role }) => role === 'assistant');
+  expect(asked).toHaveLength(2);
+  for (const message of asked) {
+    expect(message).toMatchObject({
+      reasoning_content: 'First I look.',
+      tool_calls: [{ extra_content: signature, function: { arguments: '{"message":"x"}' } }, {}],
+    });
+    for (const { function: called } of message.tool_calls!)
+      expect(JSON.parse(called.arguments)).toBeInstanceOf(Object);
+  }
+  const ids = asked.flatMap(({ tool_calls: calls }) => calls!.map(({ id }) => id));
+  expect(new Set(ids).size).toBe(4);
+  const answered = messages.filter(({ role }) => role === 'tool').map(({ tool_call_id: id }) => id);
+  expect(answered).toEqual(ids);
+});
+
+it('forces a call in the first round alone', async () => {
+  const { model, slug } = await agent();
+  scriptTwo(model);
+  const client = new OpenAI({ baseURL: `${app.url}/v1`, apiKey: acme.apiKey });
+  const messages = [{ role: 'user' as const, content: 'What is 2 + 40?' }];
+  await client.chat.completions.create({
+    model: slug,
+    messages,
+    tool_choice: 'required',
+    parallel_tool_calls: true,
+  });
+  expect(upstream.seen(model).map(({ body }) => [body.tool_choice, body.parallel_tool_calls])).toEqual([
+    ['required', true],
+    [undefined, true],
+  ]);
 });
 
 it('stops in the middle of its tools', async () => {

@@ -1,6 +1,7 @@
 import { createParser, type EventSourceParser } from 'eventsource-parser';
 import { inPieces, wellFormed } from '../../common';
 import { ProviderError, type TextSink, type ToolCallDelta } from './text-driver';
+import { CallNumbering, type RawToolCall } from './tool-calls';
 
 /** One event larger than this is no piece of an answer. UTF-16 units. */
 const MAX_EVENT_CHARS = 1_048_576;
@@ -28,12 +29,10 @@ interface Delta {
   readonly reasoning_content?: string | null;
   readonly reasoning?: string | null;
   readonly tool_calls?: readonly RawToolCall[] | null;
+  readonly [field: string]: unknown;
 }
-interface RawToolCall {
-  readonly index?: number;
-  readonly id?: string | null;
-  readonly function?: { readonly name?: string | null; readonly arguments?: unknown } | null;
-}
+/** The fields of an answer that are understood here; the others are carried. */
+const KNOWN: ReadonlySet<string> = new Set(['role', 'content', 'tool_calls', 'refusal', 'function_call']);
 
 /** Reads one answer's bytes into pieces, tolerating what "compatible" providers do differently. */
 export class CompletionStream {
@@ -50,7 +49,14 @@ export class CompletionStream {
   private heldText = '';
   private heldReasoning = '';
 
-  constructor(private readonly sink: TextSink) {
+  private readonly numbering: CallNumbering;
+
+  /** `taken`: ids of calls that the conversation already has. */
+  constructor(
+    private readonly sink: TextSink,
+    taken?: () => Iterable<string>,
+  ) {
+    this.numbering = new CallNumbering(taken);
     this.parser = createParser({
       maxBufferSize: MAX_EVENT_CHARS,
       onEvent: ({ data, event }) => this.event(data, event),
@@ -126,8 +132,19 @@ export class CompletionStream {
       const piece = this.heldReasoning ? whole.slice(0, -1) : whole;
       if (piece) this.reasoning.push(...inPieces(piece));
     }
-    if (Array.isArray(delta?.tool_calls)) this.toolCalls.push(...delta.tool_calls.flatMap(toolCall));
+    if (delta) this.carry(delta);
+    if (Array.isArray(delta?.tool_calls)) {
+      this.toolCalls.push(...this.numbering.read(delta.tool_calls as unknown[], !choice.delta));
+    }
     if (choice.finish_reason) this.finishReason = choice.finish_reason;
+  }
+
+  /** Most pieces have nothing but text: this runs for each. */
+  private carry(delta: Delta): void {
+    for (const name in delta) {
+      if (KNOWN.has(name) || delta[name] === null || delta[name] === '') continue;
+      this.sink.fields?.({ [name]: delta[name] });
+    }
   }
 
   private deliver(): void {
@@ -150,22 +167,6 @@ export class CompletionStream {
       this.sink.toolCalls?.(toolCalls);
     }
   }
-}
-
-/** Some number no call of a whole answer, some send the arguments as an object. */
-function toolCall(raw: RawToolCall | null, place: number): ToolCallDelta[] {
-  if (typeof raw !== 'object' || raw === null) return [];
-  const { index, id, function: called } = raw;
-  const { name, arguments: given } = called ?? {};
-  const text = typeof given === 'object' && given !== null ? JSON.stringify(given) : given;
-  return [
-    {
-      index: Number.isInteger(index) ? index! : place,
-      ...(typeof id === 'string' && id && { id }),
-      ...(typeof name === 'string' && name && { name }),
-      ...(typeof text === 'string' && { arguments: text }),
-    },
-  ];
 }
 
 /** A high surrogate at the very end waits for its other half: nothing is cut inside a pair. */

@@ -14,6 +14,7 @@ import {
   targetOf,
 } from './provider-exchange';
 import { parseRetryAfter, retryDelay } from './retry-policy';
+import { callIdsOf } from './tool-calls';
 import {
   ProviderError,
   TextDriver,
@@ -105,6 +106,10 @@ class OnceSink implements TextSink {
     this.began = true;
     this.sink.toolCalls?.(deltas);
   }
+
+  fields(fields: Readonly<Record<string, unknown>>): void {
+    this.sink.fields?.(fields);
+  }
 }
 
 /** One HTTP request and its answer. */
@@ -136,7 +141,7 @@ class Exchange {
     sink: TextSink,
     private readonly startedAt: number,
   ) {
-    this.stream = new CompletionStream(sink);
+    this.stream = new CompletionStream(sink, () => callIdsOf(request.messages));
   }
 
   async run(pool: Dispatcher, body: string): Promise<CompletionStream> {

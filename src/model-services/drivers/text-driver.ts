@@ -2,10 +2,10 @@
  * What the reply engine asks of a text model, whatever its provider. One driver instance a provider kind; a call
  * carries everything it needs, so drivers hold no tenant state.
  */
-export interface PromptMessage {
+export type PromptMessage = {
   readonly role: 'system' | 'user' | 'assistant';
   readonly content: string;
-}
+};
 
 /** A part of a message that is not one text: `text`, `image_url` …, as the OpenAI API has it. */
 export type ContentPart = { readonly type: string } & Readonly<Record<string, unknown>>;
@@ -17,6 +17,8 @@ export interface ToolCall {
     readonly name: string;
     /** JSON, as the model wrote it. */ readonly arguments: string;
   };
+  /** Whatever else its provider wants back: `extra_content` with Gemini's thought signature, `cache_control` … */
+  readonly [field: string]: unknown;
 }
 
 /** Any message that a provider takes; what a client or a tool loop sends beside plain prompts. */
@@ -26,14 +28,18 @@ export interface ChatMessage {
   readonly name?: string;
   readonly tool_calls?: readonly ToolCall[];
   readonly tool_call_id?: string;
+  /** Whatever else its provider wants back: DeepSeek's `reasoning_content` beside calls, `cache_control` … */
+  readonly [field: string]: unknown;
 }
 
-/** A piece of a call: the first of an `index` has id and name, the arguments come bit by bit. */
+/** A piece of a call: the first of an `index` (0, 1, 2 …) has its id, the arguments come bit by bit. */
 export interface ToolCallDelta {
   readonly index: number;
   readonly id?: string;
   readonly name?: string;
   readonly arguments?: string;
+  /** Fields of the call that only its provider understands. */
+  readonly extra?: Readonly<Record<string, unknown>>;
 }
 
 /** Milliseconds. `firstPiece` runs from the request's start to the first answer or reasoning text, `idle` between two network reads after it. */
@@ -82,6 +88,11 @@ export interface TextSink {
   reasoning(pieces: string[]): void;
   /** Absent: who asked gave the model no tools. */
   toolCalls?(deltas: ToolCallDelta[]): void;
+  /**
+   * Fields of the answer that only its provider understands, as they come; {@link mergedFields} puts them together.
+   * Reasoning is among them under the provider's own name for it: some want it back beside calls of tools.
+   */
+  fields?(fields: Readonly<Record<string, unknown>>): void;
 }
 
 export interface TextUsage {
