@@ -13,19 +13,16 @@ import {
   Max,
   Min,
   ValidateBy,
-  ValidateIf,
   ValidateNested,
 } from 'class-validator';
 import { MAX_VALUE_CHARS, VARIABLE_NAME, VARIABLE_TYPES, type VariableType } from '../assistants';
-import { IsEntityId, IsJsonObject, IsStorableText, NoNul } from '../common/http';
+import { IsEntityId, IsJsonObject, IsStorableText, NoNul, Present } from '../common/http';
 import { Named } from './requests';
 
 const MAX_JSON_CHARS = 20_000;
 const MAX_TEMPLATE_CHARS = 100_000;
 const MAX_VARIABLES = 50;
 const MAX_CHOICES = 200;
-
-const Present = () => ValidateIf((_, value) => value !== undefined);
 
 /** A text or a number; null: none. */
 function IsDefaultValue(): PropertyDecorator {

@@ -24,15 +24,13 @@ import {
   ValidateNested,
 } from 'class-validator';
 import { isAddressOrRange, SCOPES, type Scope } from '../common';
-import { EmptyIsAbsent, IsEntityId, IsJsonObject, IsPageLimit, NoNul } from '../common/http';
+import { EmptyIsAbsent, IsEntityId, IsJsonObject, IsPageLimit, NoNul, Present } from '../common/http';
 import { LIMIT_NAMES } from '../tenancy';
 import { QUOTA_NAMES } from '../usage';
 
 const MAX_JSON_CHARS = 20_000;
 const MAX_PROMPT_CHARS = 200_000;
 const MAX_LIMIT = 1_000_000_000_000_000;
-
-const Present = () => ValidateIf((_, value) => value !== undefined);
 
 const LIMITS: ReadonlySet<string> = new Set([...QUOTA_NAMES, ...LIMIT_NAMES]);
 const WHOLE = /^(?:user)?(?:requests|tokens)per/i;

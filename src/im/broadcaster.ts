@@ -267,7 +267,7 @@ const senderOf = ({ tenantId, sender }: BroadcastJob): Sender => ({
   server: true,
 });
 
-const failureOf = ({ code, message }: FrameError): Outcome => ({ code, reason: message });
+const failureOf = ({ frameCode, message }: FrameError): Outcome => ({ code: frameCode, reason: message });
 
 /** An id that stands as JSON text: a string, or a number with all its digits. */
 const targetOf = (target: string): string | number =>

@@ -1,4 +1,4 @@
-import type { AppError } from '../common';
+import { AppError, type ErrorCode } from '../common';
 
 /** Codes of `error` frames (protocols/im.md, "Frames"; 5000 and 5003 are Parley's own). */
 export const CODE = {
@@ -12,13 +12,24 @@ export const CODE = {
   unavailable: 5003,
 } as const;
 
-/** A failure of one frame, told to its sender alone. */
-export class FrameError extends Error {
+/** The same on REST, where the same things are asked for. */
+const ON_REST: Readonly<Record<number, ErrorCode>> = {
+  [CODE.badFrame]: 'BAD_INPUT',
+  [CODE.foreignSource]: 'FORBIDDEN',
+  [CODE.noGroup]: 'NOT_FOUND',
+  [CODE.forbidden]: 'FORBIDDEN',
+  [CODE.conflict]: 'CONFLICT',
+  [CODE.tooManyFrames]: 'RATE_LIMITED',
+  [CODE.unavailable]: 'STORAGE_UNAVAILABLE',
+};
+
+/** A failure of one frame, told to its sender alone; of a request over REST, an error like any other. */
+export class FrameError extends AppError {
   constructor(
-    readonly code: number,
+    readonly frameCode: number,
     message: string,
   ) {
-    super(message);
+    super(ON_REST[frameCode] ?? 'INTERNAL', { message });
   }
 }
 

@@ -1,5 +1,6 @@
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
 import {
+  AppError,
   excessIn,
   hasUnusualNumbers,
   integerDigits,
@@ -44,13 +45,13 @@ export interface AckFrame {
 export type ClientFrame = MessageFrame | MembershipFrame | RichFrame | AckFrame | { readonly type: 'ping' };
 
 /** A frame that is not one: code 4000, the field named. */
-export class BadFrame extends Error {
+export class BadFrame extends AppError {
   constructor(
     message: string,
     /** As far as it could be read, so that the client knows which of its messages is meant. */
     readonly msgId?: Id,
   ) {
-    super(message);
+    super('BAD_INPUT', { message });
   }
 }
 

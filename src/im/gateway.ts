@@ -459,12 +459,12 @@ export class ImGateway implements OnModuleInit {
   private tell(connection: Connection, error: unknown, frame?: ClientFrame): void {
     const msgId = frame && 'msg' in frame ? frame.msg?.msgId : undefined;
     if (error instanceof BadFrame) connection.error(CODE.badFrame, error.message, error.msgId ?? msgId);
-    else if (error instanceof FrameError) connection.error(error.code, error.message, msgId);
+    else if (error instanceof FrameError) connection.error(error.frameCode, error.message, msgId);
     else {
       const known = error instanceof AppError ? error : new AppError('INTERNAL', { cause: error });
       if (known.code === 'INTERNAL') this.logger.error({ err: known.cause ?? known }, 'a frame failed');
-      const { code, message } = frameErrorOf(known);
-      connection.error(code, message, msgId);
+      const { frameCode, message } = frameErrorOf(known);
+      connection.error(frameCode, message, msgId);
     }
   }
 }

@@ -20,9 +20,8 @@ import {
   UserConversations,
   type Conversation,
 } from '../messages';
-import { BadFrame, idText, type MessageFrame } from './frames';
+import { idText, type MessageFrame } from './frames';
 import { frameOf } from './packets';
-import { FrameError } from './errors';
 import { Publisher } from './publisher';
 import { Messenger, SYSTEM, type Sender } from './messenger';
 import { conversationRecord, messageRecord, tombstone } from './records';
@@ -96,20 +95,14 @@ export class MessagesController {
 
   private async store(tenantId: TenantId, frame: MessageFrame) {
     const sender: Sender = { tenantId, userId: idText(frame.source), client: '', origin: '', server: true };
-    try {
-      const { conversationId, result } = await this.messenger.store(sender, frame);
-      if (result.outcome === 'conflict') {
-        const message = 'msg.msgId: was used with this timestamp for another message of this conversation';
-        throw new AppError('CONFLICT', { message });
-      }
-      if (result.outcome === 'refused') throw new AppError('NOT_FOUND', { message: 'target: no such group' });
-      const { id, seq, outcome } = result;
-      return { id, seq, conversationId, timestamp: timeOfId(id), repeated: outcome === 'repeated' };
-    } catch (error) {
-      if (error instanceof BadFrame) throw new AppError('BAD_INPUT', { message: error.message });
-      if (error instanceof FrameError) throw new AppError('NOT_FOUND', { message: error.message });
-      throw error;
+    const { conversationId, result } = await this.messenger.store(sender, frame);
+    if (result.outcome === 'conflict') {
+      const message = 'msg.msgId: was used with this timestamp for another message of this conversation';
+      throw new AppError('CONFLICT', { message });
     }
+    if (result.outcome === 'refused') throw new AppError('NOT_FOUND', { message: 'target: no such group' });
+    const { id, seq, outcome } = result;
+    return { id, seq, conversationId, timestamp: timeOfId(id), repeated: outcome === 'repeated' };
   }
 
   private async find(tenantId: TenantId, id: string): Promise<Conversation> {

@@ -1,5 +1,5 @@
-import { AppError, badInput, isInDoublesRange, NO_JSON_BOUNDS, rawNumber } from '../common';
-import { BadFrame, clientTime, parseFrame, type MessageFrame } from './frames';
+import { badInput, isInDoublesRange, NO_JSON_BOUNDS, rawNumber } from '../common';
+import { clientTime, parseFrame, type MessageFrame } from './frames';
 import { SYSTEM } from './messenger';
 import { MAX_ATTRIBUTES_CHARS, MAX_MESSAGE_CHARS } from './requests';
 
@@ -23,15 +23,10 @@ export function frameOf({
         throw badInput(field, `must be at most ${MAX_MESSAGE_CHARS} characters as JSON`);
     }
   }
-  try {
-    // The body it came in was held against the bounds already.
-    const parsed = parseFrame(text, false, NO_JSON_BOUNDS).frame as MessageFrame;
-    clientTime(parsed.msg, Date.now());
-    return parsed;
-  } catch (error) {
-    if (error instanceof BadFrame) throw new AppError('BAD_INPUT', { message: error.message });
-    throw error;
-  }
+  // The body it came in was held against the bounds already.
+  const parsed = parseFrame(text, false, NO_JSON_BOUNDS).frame as MessageFrame;
+  clientTime(parsed.msg, Date.now());
+  return parsed;
 }
 
 /**

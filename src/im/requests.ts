@@ -24,6 +24,7 @@ import {
   IsJsonObject,
   IsPageLimit,
   NoNul,
+  Present,
   ToNumber,
 } from '../common/http';
 import { MAX_PAGE, type MemberRole } from '../messages';
@@ -37,11 +38,10 @@ export const MAX_ATTRIBUTES_CHARS = 20_000;
 export const MOST_RECIPIENTS = 100_000;
 const MAX_CONVERSATIONS = 500;
 const MAX_MEMBERS_A_REQUEST = 1_000;
-const Present = () => ValidateIf((_, value) => value !== undefined);
 
 class Packet {
   @ApiPropertyOptional({ default: 'text', maxLength: 64 })
-  @IsOptional()
+  @Present()
   @IsString()
   @Length(1, 64)
   @NoNul()
@@ -52,7 +52,7 @@ class Packet {
   msg!: Record<string, unknown>;
 
   @ApiPropertyOptional({ description: 'Any JSON, passed through.' })
-  @IsOptional()
+  @Present()
   @IsJson(MAX_MESSAGE_CHARS)
   extra?: unknown;
 }
@@ -63,7 +63,7 @@ export class SendMessageRequest extends Packet {
   type!: 'single' | 'group';
 
   @ApiPropertyOptional({ oneOf: [{ type: 'string' }, { type: 'integer' }], default: 'system' })
-  @IsOptional()
+  @Present()
   @IsTarget()
   source?: string | number;
 
@@ -74,7 +74,7 @@ export class SendMessageRequest extends Packet {
 
 export class BroadcastRequest extends Packet {
   @ApiPropertyOptional({ oneOf: [{ type: 'string' }, { type: 'integer' }], default: 'system' })
-  @IsOptional()
+  @Present()
   @IsTarget()
   source?: string | number;
 
@@ -189,12 +189,12 @@ export class CreateGroupRequest extends UpdateGroupRequest {
   groupId!: string;
 
   @ApiPropertyOptional({ oneOf: [{ type: 'string' }, { type: 'integer' }] })
-  @IsOptional()
+  @Present()
   @IsUserId()
   owner?: string | number;
 
   @ApiPropertyOptional({ type: [String] })
-  @IsOptional()
+  @Present()
   @IsArray()
   @ArrayMaxSize(MAX_MEMBERS_A_REQUEST)
   @IsUserId({ each: true })
@@ -210,7 +210,7 @@ export class AddMembersRequest {
   users!: (string | number)[];
 
   @ApiPropertyOptional({ enum: ['admin', 'member'], default: 'member' })
-  @IsOptional()
+  @Present()
   @IsIn(['admin', 'member'])
   role?: MemberRole;
 }

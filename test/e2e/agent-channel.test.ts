@@ -696,12 +696,15 @@ describe('what is wrong', () => {
   it('rate_limited: frames over the rate are refused; who goes on regardless is closed with 4029', async () => {
     const slow = await tenantWith(app, { limits: { imFramesBurst: 3, imFramesPerSecond: 0 } });
     const one = await connect({}, slow);
-    const pong = { type: 'pong' };
-    for (let n = 0; n < 3; n += 1) expect(await one.send({ type: 'ping' }).next()).toEqual(pong);
-    expect(await one.send({ type: 'ping' }).next()).toMatchObject({ type: 'error', code: 'rate_limited' });
-    for (let n = 0; n < 200; n += 1) one.send({ type: 'ping' });
+    const unknown = { type: 'nothing' };
+    const refused = { type: 'error', code: 'bad_request' };
+    for (let n = 0; n < 3; n += 1) expect(await one.send(unknown).next()).toMatchObject(refused);
+    expect(await one.send(unknown).next()).toMatchObject({ type: 'error', code: 'rate_limited' });
+    // Pings have a budget of their own.
+    expect(await one.send({ type: 'ping' }).next()).toEqual({ type: 'pong' });
+    for (let n = 0; n < 200; n += 1) one.send(unknown);
     expect((await one.closed).code).toBe(4029);
-    expect(one.frames.filter(({ type }) => type === 'pong')).toHaveLength(3);
+    expect(one.frames.filter(({ code }) => code === 'bad_request')).toHaveLength(3);
   });
 
   it('rate_limited: the provider’s own limit', async () => {

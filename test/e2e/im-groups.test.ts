@@ -406,3 +406,21 @@ it('with `groupPolicy: managed` only the server makes groups and members', async
   free.send({ type: 'join', target: 'brand-new' }).send(says('brand-new', 'mine'));
   await eventually(async () => (await rival.get('/groups/brand-new')).body.lastSeq === 2);
 });
+
+it('answers 404 or 200, and nothing else, to members who are put out while their group is dissolved', async () => {
+  const members = Array.from({ length: 20 }, (_, i) => `m${i}`);
+  const { path } = await group({ members });
+  const out = members.map((user) => im.delete(`${path}/members/${user}`));
+  const answers = await Promise.all([...out.slice(0, 10), im.delete(path), ...out.slice(10)]);
+  for (const { status, text } of answers) expect([text, [200, 404].includes(status)]).toEqual([text, true]);
+});
+
+it.each([
+  ['members', { members: null }],
+  ['owner', { owner: null }],
+])('refuses null for %s: it is neither none nor all', async (field, input) => {
+  groups += 1;
+  const answer = await im.post('/groups', { groupId: `g${groups}`, ...input });
+  expect(answer).toMatchObject({ status: 400, body: { code: 'BAD_INPUT' } });
+  expect(answer.text).toContain(field);
+});

@@ -1,7 +1,7 @@
 import { applyDecorators } from '@nestjs/common';
 import { ApiPropertyOptional } from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
-import { IsInt, IsOptional, Max, Min, ValidateBy, type ValidationOptions } from 'class-validator';
+import { IsInt, IsOptional, Max, Min, ValidateBy, ValidateIf, type ValidationOptions } from 'class-validator';
 import { isId } from '../ids';
 
 /** An id: a decimal string, or a number that lost no digits. Becomes a string. */
@@ -49,6 +49,9 @@ export function IsStorableText(options?: ValidationOptions): PropertyDecorator {
     options,
   );
 }
+
+/** May be left out, and nothing else: null is a value of the wrong type, never "none" or "all". */
+export const Present = (): PropertyDecorator => ValidateIf((_, value) => value !== undefined);
 
 /** `""` counts as absent. */
 export function EmptyIsAbsent(): PropertyDecorator {

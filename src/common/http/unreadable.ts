@@ -1,21 +1,22 @@
 import type { FastifyInstance } from 'fastify';
-import { badInput } from '../errors';
+import { AppError, badInput } from '../errors';
 
 /**
- * NUL in a path's or a query's parameter is BAD_INPUT, before a handler sees it: no id, name or cursor has one, and
- * PostgreSQL's text can't hold it.
+ * NUL in a parameter ends before a handler sees it, for PostgreSQL's text can't hold it: in a path it is NOT_FOUND, for
+ * nothing has such a name, and in a query BAD_INPUT.
  */
 export function refuseNul(server: FastifyInstance): void {
   server.addHook('preValidation', (request, _reply, done) => {
-    done(nulIn(request.params) ?? nulIn(request.query));
+    if (nulIn(request.params) !== undefined) return done(new AppError('NOT_FOUND'));
+    const field = nulIn(request.query);
+    done(field === undefined ? undefined : badInput(field, 'must not contain NUL'));
   });
 }
 
-function nulIn(parameters: unknown): Error | undefined {
+function nulIn(parameters: unknown): string | undefined {
   for (const [name, value] of Object.entries((parameters ?? {}) as Record<string, unknown>)) {
     const texts: unknown[] = Array.isArray(value) ? value : [value];
-    if (texts.some((text) => typeof text === 'string' && text.includes('\0')))
-      return badInput(name, 'must not contain NUL');
+    if (texts.some((text) => typeof text === 'string' && text.includes('\0'))) return name;
   }
   return undefined;
 }
