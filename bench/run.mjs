@@ -1,8 +1,9 @@
-// node bench/run.mjs dialogue|openai|im|usage [--json] [--only <section>,…] [--cpu-prof <folder>]
+// node bench/run.mjs devices|dialogue|openai|im|usage [--json] [--only <section>,…] [--cpu-prof <folder>]
 //   openai: [--kinds <kind>,…], im and usage: [--rows <n>]
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
+import * as devices from './devices.mjs';
 import * as dialogue from './dialogue.mjs';
 import { table } from './figures.mjs';
 import * as im from './im.mjs';
@@ -10,7 +11,7 @@ import * as openai from './openai.mjs';
 import { stopAll } from './processes.mjs';
 import * as usage from './usage.mjs';
 
-const BENCHES = { dialogue, openai, im, usage };
+const BENCHES = { devices, dialogue, openai, im, usage };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

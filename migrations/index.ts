@@ -11,6 +11,7 @@ import { TenantLast1797000000000 } from './1797000000000-tenant-last';
 import { CountBySide1798000000000 } from './1798000000000-count-by-side';
 import { VacuumMessagesLess1799000000000 } from './1799000000000-vacuum-messages-less';
 import { AnalyseMessagesAtAGlance1800000000000 } from './1800000000000-analyse-messages-at-a-glance';
+import { DevicesByUse1805000000000 } from './1805000000000-devices-by-use';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -27,4 +28,5 @@ export const migrations = [
   CountBySide1798000000000,
   VacuumMessagesLess1799000000000,
   AnalyseMessagesAtAGlance1800000000000,
+  DevicesByUse1805000000000,
 ];

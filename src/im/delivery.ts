@@ -1,9 +1,20 @@
 import { Injectable, Logger } from '@nestjs/common';
 import { GroupCommit, idAtTime, isStorageAway, type ConversationId, type TenantId } from '../common';
-import { DevicesRepository, MessageLog, type Change, type LogEntry, type LogPlace } from '../messages';
+import {
+  DevicesRepository,
+  FIRST_PLACE,
+  MessageLog,
+  type Change,
+  type ChangeQuery,
+  type ChangesPage,
+  type LogEntry,
+  type LogPlace,
+  type Standing,
+} from '../messages';
 import { CLOSE, textFrame } from '../realtime';
 import type { Connection } from './connection';
 import { DeviceMarks } from './device-marks';
+import { LaterPages } from './later-pages';
 import { LiveMessage } from './live-message';
 
 const PAGE = 100;
@@ -34,7 +45,8 @@ export class Delivery {
   /** Written to, and not yet pinged for the proof that it was read. */
   readonly unproven = new Set<Connection>();
   private readonly logger = new Logger(Delivery.name);
-  private readonly looking: GroupCommit<Connection, Change[]>;
+  private readonly looking: GroupCommit<ChangeQuery, ChangesPage>;
+  private readonly lookingOn: LaterPages<ChangeQuery, ChangesPage>;
   private readonly pages = new Map<string, Promise<LogEntry[]>>();
   private readonly reading: GroupCommit<LogPlace, LogEntry[]>;
   private standing: OnStanding = () => undefined;
@@ -45,7 +57,8 @@ export class Delivery {
     private readonly marks: DeviceMarks,
   ) {
     this.reading = new GroupCommit((places) => this.log.next(places, PAGE), PAGES_A_BATCH, READS_AT_ONCE);
-    this.looking = new GroupCommit((batch) => this.lookBatch(batch), LOOKS_A_BATCH);
+    this.looking = new GroupCommit((queries) => this.devices.changes(queries), LOOKS_A_BATCH);
+    this.lookingOn = new LaterPages((queries) => this.devices.changes(queries, true));
   }
 
   /** Who keeps the groups' members is told when a look into the database finds where a device stands in one. */
@@ -113,6 +126,18 @@ export class Delivery {
     }
   }
 
+  /** Notes where a connection is to go on in a conversation. */
+  begin(
+    connection: Connection,
+    id: ConversationId,
+    { mark, marked }: Pick<Standing, 'mark' | 'marked'>,
+  ): number {
+    const from = Math.max(mark, this.marks.pending(connection, id));
+    connection.positions.set(id, Math.max(from, connection.positions.get(id) ?? 0));
+    if (connection.rich && !marked && mark > 0) (connection.beginnings ??= new Map()).set(id, mark);
+    return from;
+  }
+
   private async advance(connection: Connection, id: ConversationId, target: number): Promise<void> {
     const { tenantId, userId, client } = connection;
     let position = connection.positions.get(id);
@@ -122,8 +147,7 @@ export class Delivery {
         connection.behind.delete(id);
         return;
       }
-      position = Math.max(standing.mark, this.marks.pending(connection, id));
-      connection.positions.set(id, position);
+      position = this.begin(connection, id, standing);
       if (standing.kind === 'group') this.standing(connection, id, standing.lastSeq, standing.untilSeq);
     }
     const entries = position < target ? await this.page(tenantId, id, position) : [];
@@ -182,32 +206,33 @@ export class Delivery {
   async look(connection: Connection): Promise<void> {
     const now = Date.now();
     if (now < connection.nextLookAt) return;
-    connection.nextLookAt = now + MIN_LOOK_MS;
-    let changes: Change[];
+    // Nor while a look is under way.
+    connection.nextLookAt = Infinity;
+    const { tenantId, userId, lookedAt } = connection;
+    const query = { tenantId, userId, since: idAtTime(lookedAt - LOOK_OVERLAP_MS) };
     try {
-      changes = await this.looking.add(connection);
+      let page = await this.looking.add({ ...query, after: FIRST_PLACE });
+      this.follow(connection, page.changes);
+      while (page.next !== null && connection.open) {
+        page = await this.lookingOn.read({ ...query, after: page.next });
+        this.follow(connection, page.changes);
+      }
+      connection.lookedAt = now;
     } catch (error) {
       // The database is away: the next look sees as far back.
       this.logger.debug(`not looked for what was missed: ${(error as Error).message}`);
-      return;
+    } finally {
+      connection.nextLookAt = now + MIN_LOOK_MS;
     }
-    connection.lookedAt = now;
+  }
+
+  private follow(connection: Connection, changes: readonly Change[]): void {
     for (const { conversationId: id, kind, fromSeq, lastSeq, untilSeq } of changes) {
       if (kind === 'group') this.standing(connection, id, lastSeq, untilSeq);
       const target = untilSeq ?? lastSeq;
       if (target > Math.max(connection.positions.get(id) ?? 0, fromSeq))
         this.fallBehind(connection, id, target);
     }
-  }
-
-  private lookBatch(batch: readonly Connection[]): Promise<Change[][]> {
-    return this.devices.changes(
-      batch.map(({ tenantId, userId, lookedAt }) => ({
-        tenantId,
-        userId,
-        since: idAtTime(lookedAt - LOOK_OVERLAP_MS),
-      })),
-    );
   }
 
   /** While the database is away a connection waits; it is not closed for that. */

@@ -4,15 +4,26 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
-import { GroupCommit, type ApiKeyId, type ConversationId, type TenantId } from '../common';
+import { GroupCommit, idAtTime, type ApiKeyId, type ConversationId, type TenantId } from '../common';
 import { Config } from '../config';
 import { NodeRegistry } from '../database';
-import { DevicesRepository, RECENT_CONVERSATIONS, type DeviceSession, type OpenedDevice } from '../messages';
+import {
+  DevicesRepository,
+  LATE_MS,
+  RECENT_CONVERSATIONS,
+  RecentConversations,
+  type DeviceSession,
+  type OpenedDevice,
+  type Standing,
+  type StandingsPage,
+  type StandingsPlace,
+} from '../messages';
 import { CLOSE, Bus, SocketServer } from '../realtime';
 import { AccessWatch, type LostAccess } from '../tenancy';
 import type { Connection } from './connection';
 import { Delivery } from './delivery';
 import { DeviceMarks } from './device-marks';
+import { LaterPages } from './later-pages';
 import type { LiveMessage } from './live-message';
 import { OnlineGroups } from './online-groups';
 import { Presence } from './presence';
@@ -26,6 +37,13 @@ const SLICES = 25;
 const RETRY_MS = 500;
 const MAX_DRAIN_MS = 2_000;
 
+interface KnownStandings {
+  /** Newest first. */
+  readonly recent: readonly Standing[];
+  /** Something waits for the device, in one of these or in an older one. */
+  readonly resumed: boolean;
+}
+
 /** Every open connection of this process: its coming and going, its heartbeat, and what the bus has for its user. */
 @Injectable()
 export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
@@ -36,6 +54,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly perKey = new Map<ApiKeyId, number>();
   private readonly perAddress = new Map<string, number>();
   private readonly opening: GroupCommit<Connection, OpenedDevice | null>;
+  private readonly paging: LaterPages<StandingsPlace, StandingsPage>;
   private readonly closing: GroupCommit<DeviceSession, undefined>;
   private readonly timers: NodeJS.Timeout[] = [];
   private tick = 0;
@@ -55,6 +74,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     private readonly nodes: NodeRegistry,
   ) {
     this.opening = new GroupCommit((batch) => this.openBatch(batch), OPENS_A_BATCH);
+    this.paging = new LaterPages((places) => this.devices.standings(places));
     this.closing = new GroupCommit(async (batch) => {
       await this.devices.close(batch);
       return batch.map(() => undefined);
@@ -220,23 +240,18 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
         this.forget(connection);
         return;
       }
-      const { standings, replaced } = opened;
+      const { page, replaced } = opened;
       if (replaced) {
         const control: Control = { kind: 'replaced', connectionId: replaced.connectionId };
         this.publisher.control(connection.tenantId, connection.userId, control);
       }
-      let pending = false;
-      for (const { id, kind, mark, lastSeq, untilSeq } of standings) {
-        const from = Math.max(mark, this.marks.pending(connection, id));
-        const target = untilSeq ?? lastSeq;
-        connection.positions.set(id, Math.max(from, connection.positions.get(id) ?? 0));
-        if (target > from) {
-          pending = true;
-          connection.behind.set(id, Math.max(target, connection.behind.get(id) ?? 0));
-        }
-        if (kind === 'group') this.groups.place(connection, id, lastSeq, untilSeq);
+      const known = await this.standings(connection, page);
+      if (!known || !connection.open) {
+        this.forget(connection);
+        return;
       }
-      if (connection.rich) connection.send(readyFrame(connection, opened, pending));
+      for (const standing of known.recent) this.place(connection, standing);
+      if (connection.rich) connection.send(readyFrame(connection, known));
       connection.ready = true;
       this.tellPresence(connection);
       if (connection.behind.size > 0) void this.delivery.pump(connection);
@@ -248,10 +263,41 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     }
   }
 
+  /** Places the connection wherever something waits for it; the most recent conversations are told. Null: it has gone. */
+  private async standings(connection: Connection, first: StandingsPage): Promise<KnownStandings | null> {
+    const { tenantId, userId, client } = connection;
+    const recent = new RecentConversations(RECENT_CONVERSATIONS);
+    let resumed = false;
+    for (let page = first; ;) {
+      for (const standing of page.standings) {
+        const target = standing.untilSeq ?? standing.lastSeq;
+        const lacks = target > Math.max(standing.mark, this.marks.pending(connection, standing.id));
+        if (lacks) this.place(connection, standing);
+        resumed ||= lacks;
+      }
+      recent.add(page.standings.filter(({ untilSeq, mark }) => untilSeq === null || untilSeq > mark));
+      const { next, fresh } = page;
+      if (next === null) return { recent: recent.newestFirst(), resumed };
+      const place = { tenantId, userId, client, after: next, fresh };
+      const further = await this.delivery.retrying(connection, () => this.paging.read(place));
+      if (!further) return null;
+      page = further;
+    }
+  }
+
+  private place(connection: Connection, standing: Standing): void {
+    const { id, kind, lastSeq, untilSeq } = standing;
+    const target = untilSeq ?? lastSeq;
+    const from = this.delivery.begin(connection, id, standing);
+    if (target > from) connection.behind.set(id, Math.max(target, connection.behind.get(id) ?? 0));
+    if (kind === 'group') this.groups.place(connection, id, lastSeq, untilSeq);
+  }
+
   private async openBatch(batch: readonly Connection[]): Promise<(OpenedDevice | null)[]> {
     const open = batch.filter((connection) => connection.open);
     if (open.length === 0) return batch.map(() => null);
-    const opened = await this.devices.open(open.map(sessionOf));
+    const since = idAtTime(Date.now() - LATE_MS);
+    const opened = await this.devices.open(open.map(sessionOf), since);
     const byId = new Map(open.map((connection, index) => [connection.id, opened[index]!]));
     return batch.map(({ id }) => byId.get(id) ?? null);
   }
@@ -330,6 +376,8 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   acknowledge(connection: Connection, id: ConversationId, seq: number): void | Promise<void> {
     const most = Math.max(connection.positions.get(id) ?? 0, connection.behind.get(id) ?? 0);
     if (most === 0) return this.acknowledgeUnseen(connection, id, seq);
+    // A mark before where the device began would bring it all that it was not to be told.
+    if (seq < (connection.beginnings?.get(id) ?? 0)) return;
     const { unproven } = connection;
     if (unproven && (unproven.get(id) ?? 0) <= seq) unproven.delete(id);
     this.marks.saveOne(connection, id, Math.min(seq, most));
@@ -338,7 +386,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private async acknowledgeUnseen(connection: Connection, id: ConversationId, seq: number): Promise<void> {
     const { tenantId, userId, client } = connection;
     const standing = await this.devices.mark(tenantId, userId, client, id);
-    if (standing) this.marks.saveOne(connection, id, Math.min(seq, standing.lastSeq));
+    if (standing && seq > standing.mark) this.marks.saveOne(connection, id, Math.min(seq, standing.lastSeq));
   }
 
   /** What a client that speaks the richer dialect has not acknowledged, so that it notices a lost last message. */
@@ -380,15 +428,7 @@ function sessionOf({ tenantId, userId, client, id }: Connection): DeviceSession 
   return { tenantId, userId, client, connectionId: id };
 }
 
-function readyFrame({ userId, client }: Connection, { standings }: OpenedDevice, resumed: boolean): object {
-  return {
-    type: 'ready',
-    user: userId,
-    client,
-    conversations: standings
-      .filter(({ untilSeq, mark }) => untilSeq === null || untilSeq > mark)
-      .slice(0, RECENT_CONVERSATIONS)
-      .map((standing) => conversationRecord(standing, userId)),
-    resumed,
-  };
+function readyFrame({ userId, client }: Connection, { recent, resumed }: KnownStandings): object {
+  const conversations = recent.map((standing) => conversationRecord(standing, userId));
+  return { type: 'ready', user: userId, client, conversations, resumed };
 }

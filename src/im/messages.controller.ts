@@ -64,13 +64,8 @@ export class MessagesController {
   @Get('conversations')
   @ApiOperation({ summary: "A user's conversations, the most recent first, at most 500" })
   async list(@Caller() { tenantId }: Principal, @Query() { userId }: ConversationsQuery) {
-    const standings = await this.devices.standings(tenantId, userId);
-    return {
-      data: standings
-        .filter(({ untilSeq }) => untilSeq === null)
-        .slice(0, 500)
-        .map((standing) => conversationRecord(standing, userId)),
-    };
+    const standings = await this.devices.recent(tenantId, userId);
+    return { data: standings.map((standing) => conversationRecord(standing, userId)) };
   }
 
   @Get('conversations/:id/messages')

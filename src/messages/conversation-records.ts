@@ -41,6 +41,8 @@ export interface Standing {
   readonly unread: number;
   /** What the device is known to have; for a user without a device 0. */
   readonly mark: number;
+  /** False: the mark is where the device began, not what it has read. */
+  readonly marked: boolean;
   /** Null while the user is in. Afterwards the last entry that is theirs to see. */
   readonly untilSeq: number | null;
 }

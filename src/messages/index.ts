@@ -2,6 +2,8 @@ export type { MessageDraft } from './append-statements';
 export * from './conversation-erasure';
 export * from './conversation-records';
 export * from './conversations.repository';
+export * from './device-keeper';
+export { LATE_MS } from './device-statements';
 export * from './devices.repository';
 export * from './dialogue-archive.repository';
 export { DialoguesRepository } from './dialogues.repository';
@@ -9,6 +11,7 @@ export type { DialogueListQuery, MessageListQuery, Page, StoredReply } from './d
 export * from './message-log';
 export * from './message-partitions';
 export * from './messages.module';
+export * from './recent-conversations';
 export * from './records';
 export * from './reply-requests.repository';
 export * from './sessions.repository';

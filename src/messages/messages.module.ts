@@ -1,6 +1,7 @@
 import { Global, Module } from '@nestjs/common';
 import { ConversationErasure } from './conversation-erasure';
 import { ConversationsRepository } from './conversations.repository';
+import { DeviceKeeper } from './device-keeper';
 import { DevicesRepository } from './devices.repository';
 import { DialogueArchive } from './dialogue-archive.repository';
 import { DialoguesRepository } from './dialogues.repository';
@@ -17,6 +18,7 @@ import { SessionsRepository } from './sessions.repository';
     DialogueArchive,
     ConversationErasure,
     ConversationsRepository,
+    DeviceKeeper,
     DevicesRepository,
     MessageLog,
     MessagePartitions,
