@@ -1,5 +1,6 @@
 import type { WebSocket } from 'ws';
 import { TokenBucket, type ConversationId, type TenantId } from '../common';
+import type { Gap } from '../messages';
 import { CLOSE, SocketWriter, type WriterLimits } from '../realtime';
 import { type ConnectionLimits, type UserToken } from '../tenancy';
 
@@ -22,6 +23,8 @@ export class Connection extends SocketWriter {
   readonly behind = new Map<ConversationId, number>();
   /** Of the richer dialect: where the device began, in conversations in which it has no mark yet. */
   beginnings: Map<ConversationId, number> | undefined;
+  /** In groups that its user went out of and came back into: what was said meanwhile is not the user's. */
+  gaps: Map<ConversationId, readonly Gap[]> | undefined;
   /** The number of the last joining or leaving that this connection was told of, while it is open. */
   readonly memberships = new Map<ConversationId, number>();
   /** Groups this connection gets the live messages of. */

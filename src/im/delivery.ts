@@ -4,9 +4,11 @@ import {
   DevicesRepository,
   FIRST_PLACE,
   MessageLog,
+  pastGaps,
   type Change,
   type ChangeQuery,
   type ChangesPage,
+  type Gap,
   type LogEntry,
   type LogPlace,
   type Standing,
@@ -130,12 +132,32 @@ export class Delivery {
   begin(
     connection: Connection,
     id: ConversationId,
-    { mark, marked }: Pick<Standing, 'mark' | 'marked'>,
+    { mark, marked, gaps }: Pick<Standing, 'mark' | 'marked' | 'gaps'>,
   ): number {
     const from = Math.max(mark, this.marks.pending(connection, id));
     connection.positions.set(id, Math.max(from, connection.positions.get(id) ?? 0));
     if (connection.rich && !marked && mark > 0) (connection.beginnings ??= new Map()).set(id, mark);
+    this.noteGaps(connection, id, gaps);
     return from;
+  }
+
+  /** The connection's user is in again; what the device lacks of the time before it gets before what comes now. */
+  rejoin(connection: Connection, id: ConversationId, gap: Gap): void {
+    this.noteGaps(connection, id, [...(connection.gaps?.get(id) ?? []), gap]);
+    const position = connection.positions.get(id);
+    if (position !== undefined) connection.positions.set(id, pastGaps([gap], position));
+  }
+
+  /** Of those that the connection was told of itself the newest may not be among what was read meanwhile. */
+  private noteGaps(connection: Connection, id: ConversationId, gaps: readonly Gap[]): void {
+    const told = connection.gaps?.get(id) ?? [];
+    if (gaps.length === 0 && told.length === 0) return;
+    const read = gaps.at(-1)?.until ?? 0;
+    const position = connection.positions.get(id) ?? 0;
+    const all = [...gaps, ...told.filter(({ after }) => after >= read)];
+    const ahead = all.filter(({ until }) => until > position);
+    if (ahead.length > 0) (connection.gaps ??= new Map()).set(id, ahead);
+    else connection.gaps?.delete(id);
   }
 
   private async advance(connection: Connection, id: ConversationId, target: number): Promise<void> {
@@ -150,12 +172,17 @@ export class Delivery {
       position = this.begin(connection, id, standing);
       if (standing.kind === 'group') this.standing(connection, id, standing.lastSeq, standing.untilSeq);
     }
+    const gaps = connection.gaps?.get(id) ?? [];
+    position = pastGaps(gaps, position);
+    connection.positions.set(id, Math.max(position, connection.positions.get(id) ?? 0));
     const entries = position < target ? await this.page(tenantId, id, position) : [];
     if (!connection.open) return;
     for (const entry of entries) {
       if (connection.congested || entry.seq > (connection.behind.get(id) ?? target)) break;
       if (entry.seq <= (connection.positions.get(id) ?? 0)) continue;
-      this.writeEntry(connection, new LiveMessage(entry));
+      const place = pastGaps(gaps, entry.seq - 1);
+      if (place >= entry.seq) connection.positions.set(id, place);
+      else this.writeEntry(connection, new LiveMessage(entry));
     }
     const reached = connection.positions.get(id)!;
     // An empty page: what was hinted at is not there, or was dropped with its month.
@@ -176,30 +203,36 @@ export class Delivery {
     return page;
   }
 
-  /** Sends a device what it lacks after a place it names itself (`sync`). Resolves to how far it got. */
+  /** Sends a device what it lacks after a place it names itself (`sync`). Resolves to how far it got with how many. */
   async rewind(
     connection: Connection,
     id: ConversationId,
     after: number,
     limit: number,
-  ): Promise<{ seq: number; lastSeq: number } | null> {
+  ): Promise<{ seq: number; lastSeq: number; sent: number } | null> {
     const standing = await this.devices.mark(connection.tenantId, connection.userId, connection.client, id);
     if (!standing) return null;
+    const { gaps } = standing;
     const last = standing.untilSeq ?? standing.lastSeq;
-    let seq = Math.max(after, standing.fromSeq);
-    for (let left = limit; left > 0 && seq < last;) {
+    let seq = pastGaps(gaps, Math.max(after, standing.fromSeq));
+    let sent = 0;
+    while (sent < limit && seq < last && connection.open) {
       const entries = await this.page(connection.tenantId, id, seq);
       // Nothing there any more: it was dropped with its month.
       if (entries.length === 0) seq = last;
-      for (const entry of entries.slice(0, left)) {
-        if (entry.seq > last || connection.congested) break;
-        connection.write(new LiveMessage(entry).rich);
-        seq = entry.seq;
+      for (const entry of entries) {
+        if (sent === limit || entry.seq > last || connection.congested) break;
+        if (entry.seq <= seq) continue;
+        const place = pastGaps(gaps, entry.seq - 1);
+        if (place < entry.seq) {
+          connection.write(new LiveMessage(entry).rich);
+          sent += 1;
+        }
+        seq = pastGaps(gaps, entry.seq);
       }
-      left = limit - (seq - Math.max(after, standing.fromSeq));
       await connection.writable();
     }
-    return { seq, lastSeq: last };
+    return { seq, lastSeq: last, sent };
   }
 
   /** Asks the log whether this user missed a hint; not more often than twice a second. */
@@ -227,7 +260,8 @@ export class Delivery {
   }
 
   private follow(connection: Connection, changes: readonly Change[]): void {
-    for (const { conversationId: id, kind, fromSeq, lastSeq, untilSeq } of changes) {
+    for (const { conversationId: id, kind, fromSeq, gaps, lastSeq, untilSeq } of changes) {
+      this.noteGaps(connection, id, gaps);
       if (kind === 'group') this.standing(connection, id, lastSeq, untilSeq);
       const target = untilSeq ?? lastSeq;
       if (target > Math.max(connection.positions.get(id) ?? 0, fromSeq))

@@ -351,7 +351,7 @@ export class ImGateway implements OnModuleInit {
       }
       const place = await this.delivery.rewind(connection, conversationOf(id), after, left);
       if (!place) throw new FrameError(CODE.noGroup, `cursors.${id}: no such conversation of yours`);
-      left -= Math.max(0, place.seq - after);
+      left -= place.sent;
       reached[id] = place.seq;
       hasMore ||= place.seq < place.lastSeq;
     }

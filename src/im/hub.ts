@@ -329,10 +329,13 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       connection.memberships.set(control.conversationId, control.seq);
       this.groups.leave(connection, control.conversationId);
     } else {
-      const { conversationId: id, fromSeq } = control;
+      const { conversationId: id, fromSeq, gap } = control;
       connection.memberships.set(id, fromSeq + 1);
-      const position = connection.positions.get(id);
-      if (position === undefined || position < fromSeq) connection.positions.set(id, fromSeq);
+      if (gap) this.delivery.rejoin(connection, id, gap);
+      else {
+        const position = connection.positions.get(id);
+        if (position === undefined || position < fromSeq) connection.positions.set(id, fromSeq);
+      }
       this.groups.enter(connection, id);
     }
   }

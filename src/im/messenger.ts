@@ -204,11 +204,12 @@ export class Messenger {
     type: 'join' | 'leave',
     change: MembershipChange,
   ): void {
-    const { conversationId, entry } = change;
+    const { conversationId, entry, gap } = change;
     if (!entry) return;
     // The joining user's own devices listen before the entry comes, and a leaving one's hear it before they stop.
     if (type === 'join') {
-      this.publisher.control(tenantId, userId, { kind: 'joined', conversationId, fromSeq: entry.seq - 1 });
+      const joined = { kind: 'joined', conversationId, fromSeq: entry.seq - 1, ...(gap && { gap }) } as const;
+      this.publisher.control(tenantId, userId, joined);
     }
     this.publisher.publish([groupTopic(conversationId)], new LiveMessage(entry, origin));
     if (type === 'leave')

@@ -16,6 +16,7 @@ import { ASSISTANT_PREFIX, sideOf, singleKey } from './conversation-records';
 import type {
   Conversation,
   ConversationKind,
+  Gap,
   LogEntry,
   Member,
   MemberRole,
@@ -37,6 +38,8 @@ export interface MembershipChange {
   /** Null when nothing changed: joined before, or not in. */
   readonly entry: LogEntry | null;
   readonly role: MemberRole | null;
+  /** Of one who comes back: what was said meanwhile. */
+  readonly gap?: Gap;
 }
 
 export interface JoinPolicy {
@@ -115,15 +118,17 @@ export class ConversationsRepository {
       }
       const role = policy.role ?? (founder ? 'owner' : 'member');
       const joined = await this.enter(tx, group, entry, 1);
+      const gap = member && (await this.keepInterval(tx, tenantId, group.id, entry.userId, joined.seq - 1));
       await tx.query(
         `insert into conversation_members as m
            (conversation_id, user_id, tenant_id, role, from_seq, read_seq, read_own)
          values ($1, $2, $3, $4, $5, $6, (select sent from conversation_senders where conversation_id = $1 and sender = $2))
          on conflict (conversation_id, user_id) do update set role = excluded.role, from_seq = excluded.from_seq,
-           until_seq = null, read_seq = excluded.read_seq, read_own = excluded.read_own, joined_at = now()`,
+           until_seq = null, read_seq = excluded.read_seq, read_own = excluded.read_own, joined_at = now(),
+           rejoined = true`,
         [group.id, entry.userId, tenantId, role, joined.seq - 1, joined.seq],
       );
-      return { conversationId: group.id, entry: joined, role };
+      return { conversationId: group.id, entry: joined, role, ...(gap && { gap }) };
     });
   }
 
@@ -326,6 +331,25 @@ export class ConversationsRepository {
       values: [tenantId, id, assistantId],
       map: ([row]) => (row?.dialogue_id ?? null) as DialogueId | null,
     });
+  }
+
+  /** Of a membership that has ended and begins anew: its devices may not have all of it yet. */
+  private async keepInterval(
+    tx: EntityManager,
+    tenantId: TenantId,
+    id: ConversationId,
+    userId: string,
+    until: number,
+  ): Promise<Gap> {
+    const [row] = await rows(
+      tx,
+      `insert into past_memberships (conversation_id, user_id, tenant_id, from_seq, until_seq)
+       select conversation_id, user_id, tenant_id, from_seq, until_seq from conversation_members
+       where tenant_id = $1 and conversation_id = $2 and user_id = $3
+       returning until_seq`,
+      [tenantId, id, userId],
+    );
+    return { after: Number(row!.until_seq), until };
   }
 
   /** An entry of the log under the group's lock, and the change told to who asked for it. */

@@ -1,7 +1,7 @@
 import type { AssistantId, ConversationId, MessageId, TenantId } from '../common';
 import { NODE_LEASE_MS, type Row, type Statement } from '../database';
 import { SENT_BY_MEMBER } from './append-statements';
-import type { ConversationKind, Standing } from './conversation-records';
+import type { ConversationKind, Gap, Standing } from './conversation-records';
 import type {
   Change,
   ChangeQuery,
@@ -140,8 +140,23 @@ export const noteNew = (places: readonly Place[], limit: number): Statement<void
   map: () => undefined,
 });
 
+/** Earlier intervals of a membership that are read; older ones are as if they had not been. */
+const MAX_INTERVALS = 1_000;
+
+/** The earlier intervals of member `m`'s membership, as JSON, oldest first; nothing for nearly everybody. */
+const PAST = `case when m.rejoined then (
+  select json_agg(json_build_array(from_seq, until_seq) order by from_seq) from (
+    select from_seq, until_seq from past_memberships
+    where conversation_id = m.conversation_id and user_id = m.user_id and tenant_id = m.tenant_id
+    order by from_seq desc limit ${MAX_INTERVALS}) p) end`;
+
 /** Of member `m`'s device `d` in conversation `c`: what it has read, else where it began. */
-const MARK = `greatest(m.from_seq, coalesce(k.seq, case
+const MARK = `greatest((case when m.rejoined then (
+    select min(from_seq) from (
+      select from_seq from past_memberships
+      where conversation_id = m.conversation_id and user_id = m.user_id and tenant_id = m.tenant_id
+      order by from_seq desc limit ${MAX_INTERVALS}) p)
+  else m.from_seq end), coalesce(k.seq, case
   when coalesce(d.since, 0) = 0 then 0
   when c.last_id < d.since then c.last_seq
   else last_seq_before(m.tenant_id, m.conversation_id, c.last_seq, d.since) end))`;
@@ -149,7 +164,8 @@ const MARK = `greatest(m.from_seq, coalesce(k.seq, case
 export const readStandings = (places: readonly Place[], limit: number): Statement<StandingsPage[]> => ({
   name: `devices-standings-${limit}`,
   text: `select i.ord, d.fresh, m.conversation_id as id, c.kind, c.key, c.assistant_id, c.last_seq, c.last_id, m.read_seq,
-      m.until_seq, ${SENT_BY_MEMBER} - m.read_own as own, k.seq is not null as marked, ${MARK} as mark
+      m.until_seq, ${SENT_BY_MEMBER} - m.read_own as own, k.seq is not null as marked, ${MARK} as mark,
+      m.from_seq, ${PAST} as past
     from ${PLACES}
     left join lateral (
       select since, fresh from devices
@@ -243,24 +259,24 @@ export const saveMarks = (marks: readonly DeviceMark[]): Statement<void> => ({
   map: () => undefined,
 });
 
-const CHANGE_COLUMNS = 'c.id, c.kind, c.key, c.last_seq, m.from_seq, m.until_seq';
+const CHANGE_COLUMNS = `c.id, c.kind, c.key, c.last_seq, m.from_seq, m.until_seq, ${PAST} as past`;
 
 /** A row without an id says where the next page goes on. */
 export const readChanges = (queries: readonly ChangeQuery[], limit: number): Statement<ChangesPage[]> => ({
   name: `devices-changes-${limit}`,
   text: `with m as materialized (
-      select i.ord, i.since, m.conversation_id, m.from_seq, m.until_seq
+      select i.ord, i.since, m.*
       from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) with ordinality
         as i(tenant_id, user_id, since, after, ord)
       cross join lateral (
-        select conversation_id, from_seq, until_seq from conversation_members
+        select * from conversation_members
         where tenant_id = i.tenant_id and user_id = i.user_id and conversation_id > i.after
         order by conversation_id limit ${limit}) m)
     select m.ord, null::bigint as next, ${CHANGE_COLUMNS} from m
     cross join lateral (
       select * from conversations where id = m.conversation_id and last_id >= m.since limit 1) c
     union all
-    select ord, max(conversation_id), null, null, null, null, null, null from m group by ord having count(*) = ${limit}`,
+    select ord, max(conversation_id), null, null, null, null, null, null, null from m group by ord having count(*) = ${limit}`,
   values: [
     queries.map(({ tenantId }) => tenantId),
     queries.map(({ userId }) => userId),
@@ -327,6 +343,8 @@ function grouped(rows: readonly Row[]): Map<number, Row[]> {
   return groups;
 }
 
+const NO_GAPS: readonly Gap[] = [];
+
 function toStanding(row: Row): Standing {
   const lastSeq = Number(row.last_seq);
   const readSeq = Number(row.read_seq);
@@ -342,8 +360,17 @@ function toStanding(row: Row): Standing {
     unread: Math.max(0, (untilSeq ?? lastSeq) - readSeq - Number(row.own)),
     mark: Number(row.mark),
     marked: row.marked as boolean,
+    gaps: intervalsOf(row).gaps,
     untilSeq,
   };
+}
+
+function intervalsOf(row: Row): { fromSeq: number; gaps: readonly Gap[] } {
+  const last = Number(row.from_seq);
+  const past = row.past as readonly (readonly [number, number])[] | null;
+  if (!past) return { fromSeq: last, gaps: NO_GAPS };
+  const gaps = past.map(([, after], index) => ({ after, until: past[index + 1]?.[0] ?? last }));
+  return { fromSeq: past[0]![0], gaps };
 }
 
 function toChange(row: Row): Change {
@@ -351,7 +378,7 @@ function toChange(row: Row): Change {
     conversationId: row.id as ConversationId,
     kind: row.kind as ConversationKind,
     key: row.key as string,
-    fromSeq: Number(row.from_seq),
+    ...intervalsOf(row),
     lastSeq: Number(row.last_seq),
     untilSeq: row.until_seq === null ? null : Number(row.until_seq),
   };

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import type { ConversationId, TenantId } from '../common';
 import { Database, NodeRegistry, platformScope, tenantScope, type Scope } from '../database';
-import type { ConversationKind, Standing } from './conversation-records';
+import type { ConversationKind, Gap, Standing } from './conversation-records';
 import {
   closeDevices,
   forgetUnseen,
@@ -70,7 +70,9 @@ export interface Change {
   readonly conversationId: ConversationId;
   readonly kind: ConversationKind;
   readonly key: string;
+  /** Where the membership began, its earlier intervals included. */
   readonly fromSeq: number;
+  readonly gaps: readonly Gap[];
   readonly lastSeq: number;
   readonly untilSeq: number | null;
 }
