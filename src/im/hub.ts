@@ -7,23 +7,13 @@ import {
 import { GroupCommit, idAtTime, type ApiKeyId, type ConversationId, type TenantId } from '../common';
 import { Config } from '../config';
 import { NodeRegistry } from '../database';
-import {
-  DevicesRepository,
-  LATE_MS,
-  RECENT_CONVERSATIONS,
-  RecentConversations,
-  type DeviceSession,
-  type OpenedDevice,
-  type Standing,
-  type StandingsPage,
-  type StandingsPlace,
-} from '../messages';
+import { DevicesRepository, LATE_MS, type DeviceSession, type OpenedDevice } from '../messages';
 import { CLOSE, Bus, SocketServer } from '../realtime';
 import { AccessWatch, type LostAccess } from '../tenancy';
+import { Arrivals, type KnownStandings } from './arrivals';
 import type { Connection } from './connection';
 import { Delivery } from './delivery';
 import { DeviceMarks } from './device-marks';
-import { LaterPages } from './later-pages';
 import type { LiveMessage } from './live-message';
 import { OnlineGroups } from './online-groups';
 import { Presence } from './presence';
@@ -37,13 +27,6 @@ const SLICES = 25;
 const RETRY_MS = 500;
 const MAX_DRAIN_MS = 2_000;
 
-interface KnownStandings {
-  /** Newest first. */
-  readonly recent: readonly Standing[];
-  /** Something waits for the device, in one of these or in an older one. */
-  readonly resumed: boolean;
-}
-
 /** Every open connection of this process: its coming and going, its heartbeat, and what the bus has for its user. */
 @Injectable()
 export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
@@ -54,7 +37,6 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly perKey = new Map<ApiKeyId, number>();
   private readonly perAddress = new Map<string, number>();
   private readonly opening: GroupCommit<Connection, OpenedDevice | null>;
-  private readonly paging: LaterPages<StandingsPlace, StandingsPage>;
   private readonly closing: GroupCommit<DeviceSession, undefined>;
   private readonly timers: NodeJS.Timeout[] = [];
   private tick = 0;
@@ -65,6 +47,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     private readonly bus: Bus,
     private readonly publisher: Publisher,
     private readonly delivery: Delivery,
+    private readonly arrivals: Arrivals,
     private readonly groups: OnlineGroups,
     private readonly presence: Presence,
     private readonly devices: DevicesRepository,
@@ -74,7 +57,6 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     private readonly nodes: NodeRegistry,
   ) {
     this.opening = new GroupCommit((batch) => this.openBatch(batch), OPENS_A_BATCH);
-    this.paging = new LaterPages((places) => this.devices.standings(places));
     this.closing = new GroupCommit(async (batch) => {
       await this.devices.close(batch);
       return batch.map(() => undefined);
@@ -245,12 +227,11 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
         const control: Control = { kind: 'replaced', connectionId: replaced.connectionId };
         this.publisher.control(connection.tenantId, connection.userId, control);
       }
-      const known = await this.standings(connection, page);
+      const known = await this.arrivals.place(connection, page);
       if (!known || !connection.open) {
         this.forget(connection);
         return;
       }
-      for (const standing of known.recent) this.place(connection, standing);
       if (connection.rich) connection.send(readyFrame(connection, known));
       connection.ready = true;
       this.tellPresence(connection);
@@ -261,36 +242,6 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       this.logger.error({ err: error }, 'a connection could not be set up');
       connection.close(CLOSE.restarting, 'something went wrong here; come back in a moment');
     }
-  }
-
-  /** Places the connection wherever something waits for it; the most recent conversations are told. Null: it has gone. */
-  private async standings(connection: Connection, first: StandingsPage): Promise<KnownStandings | null> {
-    const { tenantId, userId, client } = connection;
-    const recent = new RecentConversations(RECENT_CONVERSATIONS);
-    let resumed = false;
-    for (let page = first; ;) {
-      for (const standing of page.standings) {
-        const target = standing.untilSeq ?? standing.lastSeq;
-        const lacks = target > Math.max(standing.mark, this.marks.pending(connection, standing.id));
-        if (lacks) this.place(connection, standing);
-        resumed ||= lacks;
-      }
-      recent.add(page.standings.filter(({ untilSeq, mark }) => untilSeq === null || untilSeq > mark));
-      const { next, fresh } = page;
-      if (next === null) return { recent: recent.newestFirst(), resumed };
-      const place = { tenantId, userId, client, after: next, fresh };
-      const further = await this.delivery.retrying(connection, () => this.paging.read(place));
-      if (!further) return null;
-      page = further;
-    }
-  }
-
-  private place(connection: Connection, standing: Standing): void {
-    const { id, kind, lastSeq, untilSeq } = standing;
-    const target = untilSeq ?? lastSeq;
-    const from = this.delivery.begin(connection, id, standing);
-    if (target > from) connection.behind.set(id, Math.max(target, connection.behind.get(id) ?? 0));
-    if (kind === 'group') this.groups.place(connection, id, lastSeq, untilSeq);
   }
 
   private async openBatch(batch: readonly Connection[]): Promise<(OpenedDevice | null)[]> {

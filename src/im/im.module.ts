@@ -1,6 +1,7 @@
 import { Module } from '@nestjs/common';
 import { ObservabilityModule } from '../observability';
 import { RepliesModule } from '../replies';
+import { Arrivals } from './arrivals';
 import { Contacts } from './contacts';
 import { Delivery } from './delivery';
 import { DeviceMarks } from './device-marks';
@@ -27,6 +28,7 @@ import { WebhooksController } from './webhooks.controller';
     Delivery,
     OnlineGroups,
     Presence,
+    Arrivals,
     Hub,
     DeviceMarks,
     Messenger,

@@ -27,7 +27,6 @@ export class DeviceKeeper implements OnApplicationBootstrap, BeforeApplicationSh
   ) {}
 
   onApplicationBootstrap(): void {
-    if (this.config.env.IM_DEVICE_RETENTION_DAYS === 0) return;
     this.keeping = new Periodic(
       EVERY_MS,
       () => this.keep(),
@@ -42,7 +41,9 @@ export class DeviceKeeper implements OnApplicationBootstrap, BeforeApplicationSh
 
   /** Every tenant's; another process that is at it takes other devices. */
   async keep(now = Date.now()): Promise<void> {
-    const before = new Date(now - this.config.env.IM_DEVICE_RETENTION_DAYS * DAY_MS);
+    const days = this.config.env.IM_DEVICE_RETENTION_DAYS;
+    if (days === 0) return;
+    const before = new Date(now - days * DAY_MS);
     for (const tenantId of await this.database.one(platformScope(), allTenants)) {
       for (let forgotten = DEVICES_A_PAGE; forgotten === DEVICES_A_PAGE && !this.stopping;)
         forgotten = await this.devices.forgetUnseen(tenantId, before, DEVICES_A_PAGE);
