@@ -126,7 +126,9 @@ export const noteNew = (places: readonly Place[], limit: number): Statement<void
   name: `devices-note-${limit}`,
   text: `with page as materialized (
       select i.*, m.conversation_id, c.last_seq, c.last_id, d.since from ${PLACES}
-      join devices d on d.tenant_id = i.tenant_id and d.user_id = i.user_id and d.client = i.client and d.fresh
+      cross join lateral (
+        select since from devices
+        where tenant_id = i.tenant_id and user_id = i.user_id and client = i.client and fresh limit 1) d
       ${pageOf(limit)}),
     noted as (
       insert into device_marks (tenant_id, user_id, client, conversation_id, seq)
