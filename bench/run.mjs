@@ -1,4 +1,4 @@
-// node bench/run.mjs builds|dialogue|im|openai|stalled|strangers|usage [--json] [--only <section>,…] [--cpu-prof <folder>]
+// node bench/run.mjs builds|devices|dialogue|im|openai|stalled|strangers|usage [--json] [--only <section>,…] [--cpu-prof <folder>]
 //   openai: [--kinds <kind>,…], im and usage: [--rows <n>], builds: --against <folder> [--rounds <n>]
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util';
 import { table } from './figures.mjs';
 import { stopAll } from './processes.mjs';
 import * as builds from './builds.mjs';
+import * as devices from './devices.mjs';
 import * as dialogue from './dialogue.mjs';
 import * as im from './im.mjs';
 import * as openai from './openai.mjs';
@@ -13,7 +14,7 @@ import * as stalled from './stalled.mjs';
 import * as strangers from './strangers.mjs';
 import * as usage from './usage.mjs';
 
-const BENCHES = { builds, dialogue, im, openai, stalled, strangers, usage };
+const BENCHES = { builds, devices, dialogue, im, openai, stalled, strangers, usage };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

@@ -12,6 +12,8 @@ import { CountBySide1798000000000 } from './1798000000000-count-by-side';
 import { VacuumMessagesLess1799000000000 } from './1799000000000-vacuum-messages-less';
 import { AnalyseMessagesAtAGlance1800000000000 } from './1800000000000-analyse-messages-at-a-glance';
 import { CreateBroadcasts1803000000000 } from './1803000000000-create-broadcasts';
+import { DevicesByUse1805000000000 } from './1805000000000-devices-by-use';
+import { PastMemberships1805100000000 } from './1805100000000-past-memberships';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -29,4 +31,6 @@ export const migrations = [
   VacuumMessagesLess1799000000000,
   AnalyseMessagesAtAGlance1800000000000,
   CreateBroadcasts1803000000000,
+  DevicesByUse1805000000000,
+  PastMemberships1805100000000,
 ];

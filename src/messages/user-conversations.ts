@@ -3,7 +3,7 @@ import type { ConversationId, TenantId } from '../common';
 import { Database, tenantScope, type Statement } from '../database';
 import { SENT_BY_MEMBER } from './append-statements';
 import type { Standing } from './conversation-records';
-import { toStanding } from './devices.repository';
+import { toStanding } from './device-statements';
 
 /** The last conversation of the page before. */
 export interface RecentPlace {
@@ -39,7 +39,7 @@ export const recent = (
         ${before ? 'and (c.last_id, c.id) < ($4::bigint, $5::bigint)' : ''}
       order by c.last_id desc, c.id desc limit $3)
     select c.id, c.kind, c.key, c.assistant_id, c.last_seq, page.last_id, m.read_seq, m.until_seq,
-      ${SENT_BY_MEMBER} - m.read_own as own, 0 as mark
+      ${SENT_BY_MEMBER} - m.read_own as own, 0 as mark, false as marked, m.from_seq, null as past
     from page join conversations c on c.id = page.id
     join conversation_members m on m.conversation_id = page.id and m.user_id = $2 and m.tenant_id = $1
     order by page.last_id desc, page.id desc`,
