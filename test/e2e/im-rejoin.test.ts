@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { bootApp, type TestApp, type TestTenant } from '../support/app';
+import { ask, bootApp, type TestApp, type TestTenant } from '../support/app';
 import { freshDatabase, query } from '../support/database';
 import {
   away,
@@ -193,6 +193,81 @@ async function visible(groupId: string, user: string): Promise<number[]> {
   }
   return seen;
 }
+
+it('who is added again among many, in one request, lacks nothing and hears nothing of the time between', async () => {
+  const [a, stays, g] = [fresh('a'), fresh('stays'), fresh('g')];
+  const [here, hereToo, away1, away2] = Array.from({ length: 4 }, () => fresh('b')) as [
+    string,
+    string,
+    string,
+    string,
+  ];
+  const back = [here, hereToo, away1, away2];
+  const addAll = async (users: readonly string[]): Promise<unknown> =>
+    (await acme.post(`/api/v1/im/groups/${encodeURIComponent(g)}/members`, { users })).body;
+  const speaker = await on(a, { rich: true });
+  await say(speaker, join(a, g));
+  expect(await addAll([stays, ...back])).toEqual({ added: 5, memberCount: 6 });
+  const theirs = await on(here, { groupId: [g], rich: true }, rival);
+  const rich = (user: string): boolean => user === here || user === away1;
+  const peers = new Map<string, Device[]>();
+  for (const user of [stays, ...back]) {
+    const peer = await on(user, { rich: rich(user) });
+    await peer.settled();
+    peers.set(user, [peer]);
+    if (user === away1 || user === away2) await peer.drop();
+  }
+  // In the second round there is an earlier interval, and devices lack some of each.
+  for (let round = 0; round < 2; round += 1) {
+    await say(speaker, group(a, g, { msgId: `before ${round}` }));
+    for (const user of back) await putOut(g, user);
+    await say(speaker, group(a, g, { msgId: `meanwhile ${round}` }), group(a, g, { msgId: `and ${round}` }));
+    const news = Array.from({ length: 30 }, () => fresh('n'));
+    expect(await addAll([...news.slice(0, 15), stays, ...back, ...news.slice(15)])).toMatchObject({
+      added: 34,
+    });
+  }
+  const [{ seq: last }] = (await say(speaker, group(a, g, { msgId: 'last' }))) as [Frame];
+  for (const user of [away1, away2])
+    peers.get(user)!.push(await device(apps[1], acme, user, { rich: rich(user) }));
+  for (const [user, devices] of peers) {
+    await devices.at(-1)!.next({ target: g, seq: last });
+    const got = [...new Set(devices.flatMap(({ frames }) => seqs(of(g, frames))))].sort((x, y) => x - y);
+    expect([user, got]).toEqual([user, await visible(g, user)]);
+    const order = seqs(of(g, devices.at(-1)!.frames));
+    expect(order).toEqual([...order].sort((x, y) => x - y));
+  }
+  // Its own join, in the group of that name that its tenant has.
+  expect(seqs(of(g, await theirs.settled()))).toEqual([1]);
+  await away(speaker, theirs, ...[...peers.values()].map((devices) => devices.at(-1)!));
+});
+
+it.each([
+  ['plain', false],
+  ['rich', true],
+])(
+  'a connected %s device that is behind when its user is added again goes on where it was',
+  async (_, rich) => {
+    const [a, b, g] = [fresh('a'), fresh('b'), fresh('g')];
+    const speaker = await on(a, { rich: true });
+    await say(speaker, join(a, g));
+    await add(g, b);
+    const peer = await device(apps[1], acme, b, { rich });
+    await peer.next({ target: g, seq: 2 });
+    // Through the other process: nothing of it is told here.
+    await say(speaker, group(a, g, { msgId: 3 }));
+    await putOut(g, b);
+    await say(speaker, group(a, g, { msgId: 5 }));
+    const news = Array.from({ length: 5 }, () => fresh('n'));
+    const path = `/api/v1/im/groups/${encodeURIComponent(g)}/members`;
+    const headers = { 'x-api-key': acme.apiKey };
+    const answer = await ask(apps[1].url, 'POST', path, { users: [...news, b] }, headers);
+    expect(answer.body).toEqual({ added: 6, memberCount: 7 });
+    await peer.next({ target: g, seq: 11 });
+    expect(seqs(of(g, peer.frames))).toEqual([2, 3, 4, 11]);
+    await away(speaker, peer);
+  },
+);
 
 it('whatever happens: each device gets all that its user may see, and nothing else', async () => {
   await fc.assert(
