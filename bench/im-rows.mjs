@@ -122,3 +122,32 @@ export async function fillConversations(database, tenantId, { conversations, mes
   await database.query('vacuum analyze');
   return { ids: Array.from({ length: 100 }, (_, i) => String(first + i)) };
 }
+
+/** `count` conversations of one user with as many others, quiet for a day; the user has had a device, which has all of it. */
+export async function fillOneUser(database, tenantId, userId, count) {
+  await database.query(
+    `insert into conversations (id, tenant_id, kind, key, member_count, last_seq, last_id)
+     select 2000000 + i, $1::bigint, 'single', json_build_array($2::text, 'x' || i)::text, 2, 1,
+       message_id_at(now() - interval '1 day') + i
+     from generate_series(1, $3::int) i`,
+    [tenantId, userId, count],
+  );
+  await database.query(
+    `insert into conversation_members (conversation_id, user_id, tenant_id, side)
+     select 2000000 + i, unnest(array[$2, 'x' || i]), $1, unnest(array[0, 1]) from generate_series(1, $3::int) i`,
+    [tenantId, userId, count],
+  );
+  await database.query(`select ensure_message_partition(now() - interval '1 day')`);
+  await database.query(
+    `insert into messages (id, tenant_id, conversation_id, seq, sender, client, dedupe, frame)
+     select message_id_at(now() - interval '1 day') + i, $1, 2000000 + i, 1, 'x' || i, 'pc', 'x' || i || chr(10) || 1,
+       json_build_object('type', 'single', 'source', 'x' || i, 'target', $2::text, 'msg', json_build_object('content', 'hello'))::text
+     from generate_series(1, $3::int) i`,
+    [tenantId, userId, count],
+  );
+  await database.query(`insert into devices (tenant_id, user_id, client) values ($1, $2, 'first')`, [
+    tenantId,
+    userId,
+  ]);
+  await database.query('vacuum analyze');
+}

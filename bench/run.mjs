@@ -1,4 +1,4 @@
-// node bench/run.mjs builds|dialogue|fairness|im|openai|stalled|strangers|usage|webhooks [--json] [--only <section>,…] [--cpu-prof <folder>]
+// node bench/run.mjs builds|devices|dialogue|fairness|im|openai|stalled|strangers|usage|webhooks [--json] [--only <section>,…] [--cpu-prof <folder>]
 //   openai: [--kinds <kind>,…], im and usage: [--rows <n>], builds: --against <folder> [--rounds <n>]
 // Exit code 0 unless something breaks: a missed target is printed, not an error.
 import { availableParallelism, loadavg } from 'node:os';
@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util';
 import { table } from './figures.mjs';
 import { stopAll } from './processes.mjs';
 import * as builds from './builds.mjs';
+import * as devices from './devices.mjs';
 import * as dialogue from './dialogue.mjs';
 import * as fairness from './fairness.mjs';
 import * as im from './im.mjs';
@@ -15,7 +16,7 @@ import * as strangers from './strangers.mjs';
 import * as usage from './usage.mjs';
 import * as webhooks from './webhooks.mjs';
 
-const BENCHES = { builds, dialogue, fairness, im, openai, stalled, strangers, usage, webhooks };
+const BENCHES = { builds, devices, dialogue, fairness, im, openai, stalled, strangers, usage, webhooks };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,

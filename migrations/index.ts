@@ -12,9 +12,11 @@ import { CountBySide1798000000000 } from './1798000000000-count-by-side';
 import { VacuumMessagesLess1799000000000 } from './1799000000000-vacuum-messages-less';
 import { AnalyseMessagesAtAGlance1800000000000 } from './1800000000000-analyse-messages-at-a-glance';
 import { CreateBroadcasts1803000000000 } from './1803000000000-create-broadcasts';
-import { MaskProviderAddresses1807000000000 } from './1807000000000-mask-provider-addresses';
+import { DevicesByUse1805000000000 } from './1805000000000-devices-by-use';
+import { PastMemberships1805100000000 } from './1805100000000-past-memberships';
 import { WebhookReceivers1806000000000 } from './1806000000000-webhook-receivers';
 import { KeyGenerations1806100000000 } from './1806100000000-key-generations';
+import { MaskProviderAddresses1807000000000 } from './1807000000000-mask-provider-addresses';
 
 /** In order; a new migration is added at the end. */
 export const migrations = [
@@ -32,7 +34,9 @@ export const migrations = [
   VacuumMessagesLess1799000000000,
   AnalyseMessagesAtAGlance1800000000000,
   CreateBroadcasts1803000000000,
-  MaskProviderAddresses1807000000000,
+  DevicesByUse1805000000000,
+  PastMemberships1805100000000,
   WebhookReceivers1806000000000,
   KeyGenerations1806100000000,
+  MaskProviderAddresses1807000000000,
 ];

@@ -288,6 +288,12 @@ export const VARIABLES = {
     1,
     3_600,
   ),
+  IM_DEVICE_RETENTION_DAYS: integer(
+    'marks of a device that was not seen for so many days go; 0 keeps them for ever',
+    90,
+    0,
+    36_500,
+  ),
   S3_BUCKET: text('where generated images are kept; without it PostgreSQL keeps them'),
   S3_ENDPOINT: url("an S3-compatible server; without it Amazon's own", ['http:', 'https:']),
   S3_REGION: requiredText("the bucket's region", 'us-east-1'),

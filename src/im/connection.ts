@@ -1,5 +1,6 @@
 import type { WebSocket } from 'ws';
 import type { ConversationId, TenantId } from '../common';
+import type { Gap } from '../messages';
 import {
   CLOSE,
   FrameRate,
@@ -26,6 +27,10 @@ export class Connection extends SocketWriter {
   readonly positions = new Map<ConversationId, number>();
   /** Conversations that are behind the log, and how far it is known to reach. */
   readonly behind = new Map<ConversationId, number>();
+  /** Of the richer dialect: where the device began, in conversations in which it has no mark yet. */
+  beginnings: Map<ConversationId, number> | undefined;
+  /** In groups that its user went out of and came back into: what was said meanwhile is not the user's. */
+  gaps: Map<ConversationId, readonly Gap[]> | undefined;
   /** The number of the last joining or leaving that this connection was told of, while it is open. */
   readonly memberships = new Map<ConversationId, number>();
   /** Groups this connection gets the live messages of. */

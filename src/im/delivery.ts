@@ -1,9 +1,22 @@
 import { Injectable, Logger } from '@nestjs/common';
 import { GroupCommit, idAtTime, isStorageAway, type ConversationId, type TenantId } from '../common';
-import { DevicesRepository, MessageLog, type Change, type LogEntry, type LogPlace } from '../messages';
+import {
+  DevicesRepository,
+  FIRST_PLACE,
+  MessageLog,
+  pastGaps,
+  type Change,
+  type ChangeQuery,
+  type ChangesPage,
+  type Gap,
+  type LogEntry,
+  type LogPlace,
+  type Standing,
+} from '../messages';
 import { CLOSE, textFrame } from '../realtime';
 import type { Connection } from './connection';
 import { DeviceMarks } from './device-marks';
+import { LaterPages } from './later-pages';
 import { LiveMessage } from './live-message';
 
 const PAGE = 100;
@@ -34,7 +47,8 @@ export class Delivery {
   /** Written to, and not yet pinged for the proof that it was read. */
   readonly unproven = new Set<Connection>();
   private readonly logger = new Logger(Delivery.name);
-  private readonly looking: GroupCommit<Connection, Change[]>;
+  private readonly looking: GroupCommit<ChangeQuery, ChangesPage>;
+  private readonly lookingOn: LaterPages<ChangeQuery, ChangesPage>;
   private readonly pages = new Map<string, Promise<LogEntry[]>>();
   private readonly reading: GroupCommit<LogPlace, LogEntry[]>;
   private standing: OnStanding = () => undefined;
@@ -45,7 +59,8 @@ export class Delivery {
     private readonly marks: DeviceMarks,
   ) {
     this.reading = new GroupCommit((places) => this.log.next(places, PAGE), PAGES_A_BATCH, READS_AT_ONCE);
-    this.looking = new GroupCommit((batch) => this.lookBatch(batch), LOOKS_A_BATCH);
+    this.looking = new GroupCommit((queries) => this.devices.changes(queries), LOOKS_A_BATCH);
+    this.lookingOn = new LaterPages((queries) => this.devices.changes(queries, true));
   }
 
   /** Who keeps the groups' members is told when a look into the database finds where a device stands in one. */
@@ -112,6 +127,38 @@ export class Delivery {
     }
   }
 
+  /** Notes where a connection is to go on in a conversation. */
+  begin(
+    connection: Connection,
+    id: ConversationId,
+    { mark, marked, gaps }: Pick<Standing, 'mark' | 'marked' | 'gaps'>,
+  ): number {
+    const from = Math.max(mark, this.marks.pending(connection, id));
+    connection.positions.set(id, Math.max(from, connection.positions.get(id) ?? 0));
+    if (connection.rich && !marked && mark > 0) (connection.beginnings ??= new Map()).set(id, mark);
+    this.noteGaps(connection, id, gaps);
+    return from;
+  }
+
+  /** The connection's user is in again; what the device lacks of the time before it gets before what comes now. */
+  rejoin(connection: Connection, id: ConversationId, gap: Gap): void {
+    this.noteGaps(connection, id, [...(connection.gaps?.get(id) ?? []), gap]);
+    const position = connection.positions.get(id);
+    if (position !== undefined) connection.positions.set(id, pastGaps([gap], position));
+  }
+
+  /** Of those that the connection was told of itself the newest may not be among what was read meanwhile. */
+  private noteGaps(connection: Connection, id: ConversationId, gaps: readonly Gap[]): void {
+    const told = connection.gaps?.get(id) ?? [];
+    if (gaps.length === 0 && told.length === 0) return;
+    const read = gaps.at(-1)?.until ?? 0;
+    const position = connection.positions.get(id) ?? 0;
+    const all = [...gaps, ...told.filter(({ after }) => after >= read)];
+    const ahead = all.filter(({ until }) => until > position);
+    if (ahead.length > 0) (connection.gaps ??= new Map()).set(id, ahead);
+    else connection.gaps?.delete(id);
+  }
+
   /** `waits` is told of the entry that there was no room for. */
   private async advance(
     connection: Connection,
@@ -127,15 +174,22 @@ export class Delivery {
         connection.behind.delete(id);
         return;
       }
-      position = Math.max(standing.mark, this.marks.pending(connection, id));
-      connection.positions.set(id, position);
+      position = this.begin(connection, id, standing);
       if (standing.kind === 'group') this.standing(connection, id, standing.lastSeq, standing.untilSeq);
     }
+    const gaps = connection.gaps?.get(id) ?? [];
+    position = pastGaps(gaps, position);
+    connection.positions.set(id, Math.max(position, connection.positions.get(id) ?? 0));
     const entries = position < target ? await this.page(tenantId, id, position) : [];
     if (!connection.open) return;
     for (const entry of entries) {
       if (connection.congested || entry.seq > (connection.behind.get(id) ?? target)) break;
       if (entry.seq <= (connection.positions.get(id) ?? 0)) continue;
+      const place = pastGaps(gaps, entry.seq - 1);
+      if (place >= entry.seq) {
+        connection.positions.set(id, place);
+        continue;
+      }
       const message = new LiveMessage(entry);
       const bytes = bytesOf(connection, message);
       if (!connection.fits(bytes)) {
@@ -163,72 +217,80 @@ export class Delivery {
     return page;
   }
 
-  /** Sends a device what it lacks after a place it names itself (`sync`). Resolves to how far it got. */
+  /** Sends a device what it lacks after a place it names itself (`sync`). Resolves to how far it got with how many. */
   async rewind(
     connection: Connection,
     id: ConversationId,
     after: number,
     limit: number,
-  ): Promise<{ seq: number; lastSeq: number } | null> {
+  ): Promise<{ seq: number; lastSeq: number; sent: number } | null> {
     const standing = await this.devices.mark(connection.tenantId, connection.userId, connection.client, id);
     if (!standing) return null;
+    const { gaps } = standing;
     const last = standing.untilSeq ?? standing.lastSeq;
-    let seq = Math.max(after, standing.fromSeq);
     const { replay } = connection;
-    let left = limit;
-    while (left > 0 && seq < last && connection.open) {
+    let seq = pastGaps(gaps, Math.max(after, standing.fromSeq));
+    let sent = 0;
+    while (sent < limit && seq < last && connection.open) {
       const entries = await this.page(connection.tenantId, id, seq);
       let waits = 0;
       // Nothing there any more: it was dropped with its month.
       if (entries.length === 0) seq = last;
-      for (const entry of entries.slice(0, left)) {
-        if (entry.seq > last || connection.congested || replay.waitSeconds() > 0) break;
-        const { rich } = new LiveMessage(entry);
-        if (!connection.fits(rich.length)) {
-          waits = rich.length;
-          break;
+      for (const entry of entries) {
+        if (sent === limit || entry.seq > last) break;
+        if (entry.seq <= seq) continue;
+        const place = pastGaps(gaps, entry.seq - 1);
+        if (place < entry.seq) {
+          if (connection.congested || replay.waitSeconds() > 0) break;
+          const { rich } = new LiveMessage(entry);
+          if (!connection.fits(rich.length)) {
+            waits = rich.length;
+            break;
+          }
+          connection.write(rich);
+          replay.spend(rich.length);
+          sent += 1;
         }
-        connection.write(rich);
-        replay.spend(rich.length);
-        seq = entry.seq;
+        seq = pastGaps(gaps, entry.seq);
       }
-      left = limit - (seq - Math.max(after, standing.fromSeq));
       await connection.writable(waits);
       if (replay.waitSeconds() > 0) break;
     }
-    return { seq, lastSeq: last };
+    return { seq, lastSeq: last, sent };
   }
 
   /** Asks the log whether this user missed a hint; not more often than twice a second. */
   async look(connection: Connection): Promise<void> {
     const now = Date.now();
     if (now < connection.nextLookAt) return;
-    connection.nextLookAt = now + MIN_LOOK_MS;
-    let changes: Change[];
+    // Nor while a look is under way.
+    connection.nextLookAt = Infinity;
+    const { tenantId, userId, lookedAt } = connection;
+    const query = { tenantId, userId, since: idAtTime(lookedAt - LOOK_OVERLAP_MS) };
     try {
-      changes = await this.looking.add(connection);
+      let page = await this.looking.add({ ...query, after: FIRST_PLACE });
+      this.follow(connection, page.changes);
+      while (page.next !== null && connection.open) {
+        page = await this.lookingOn.read({ ...query, after: page.next });
+        this.follow(connection, page.changes);
+      }
+      connection.lookedAt = now;
     } catch (error) {
       // The database is away: the next look sees as far back.
       this.logger.debug(`not looked for what was missed: ${(error as Error).message}`);
-      return;
+    } finally {
+      connection.nextLookAt = now + MIN_LOOK_MS;
     }
-    connection.lookedAt = now;
-    for (const { conversationId: id, kind, fromSeq, lastSeq, untilSeq } of changes) {
+  }
+
+  private follow(connection: Connection, changes: readonly Change[]): void {
+    for (const { conversationId: id, kind, fromSeq, gaps, lastSeq, untilSeq } of changes) {
+      this.noteGaps(connection, id, gaps);
       if (kind === 'group') this.standing(connection, id, lastSeq, untilSeq);
       const target = untilSeq ?? lastSeq;
       if (target > Math.max(connection.positions.get(id) ?? 0, fromSeq))
         this.fallBehind(connection, id, target);
     }
-  }
-
-  private lookBatch(batch: readonly Connection[]): Promise<Change[][]> {
-    return this.devices.changes(
-      batch.map(({ tenantId, userId, lookedAt }) => ({
-        tenantId,
-        userId,
-        since: idAtTime(lookedAt - LOOK_OVERLAP_MS),
-      })),
-    );
   }
 
   /** While the database is away a connection waits; it is not closed for that. */

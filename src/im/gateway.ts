@@ -417,7 +417,7 @@ export class ImGateway implements OnModuleInit {
       // Afterwards: something comes of every one that is let in.
       replay.spend(ROW_COST);
       if (!place) throw new FrameError(CODE.noGroup, `cursors.${id}: no such conversation of yours`);
-      left -= Math.max(0, place.seq - after);
+      left -= place.sent;
       reached[id] = place.seq;
       hasMore ||= place.seq < place.lastSeq;
     }

@@ -64,14 +64,14 @@ export class GroupsController {
     const joins = first ? [first, ...rest] : rest;
     if (joins.length > most)
       throw new AppError('CONFLICT', { message: `members: the group may have ${most} at most` });
-    const { group, entries } = await this.conversations.createGroup(
+    const { group, joined } = await this.conversations.createGroup(
       tenantId,
       groupId,
       groupInput({ name, maxMembers, muted }, exact),
       joins,
       most,
     );
-    void this.messenger.announceJoins(tenantId, group.id, entries);
+    void this.messenger.announceJoins(tenantId, group.id, joined);
     return groupRecord(group);
   }
 
@@ -132,9 +132,9 @@ export class GroupsController {
     const most = await this.messenger.maxMembers(tenantId, null);
     const changes = await this.conversations.joinAll(tenantId, groupId, joins, most);
     if (!changes) throw new AppError('NOT_FOUND');
-    const { conversationId, entries, memberCount } = changes;
-    void this.messenger.announceJoins(tenantId, conversationId, entries);
-    return { added: entries.length, memberCount };
+    const { conversationId, joined, memberCount } = changes;
+    void this.messenger.announceJoins(tenantId, conversationId, joined);
+    return { added: joined.length, memberCount };
   }
 
   @Patch(':groupId/members/:userId')

@@ -4,12 +4,13 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
-import { GroupCommit, type ApiKeyId, type ConversationId, type TenantId } from '../common';
+import { GroupCommit, idAtTime, type ApiKeyId, type ConversationId, type TenantId } from '../common';
 import { Config } from '../config';
 import { NodeRegistry } from '../database';
-import { DevicesRepository, RECENT_CONVERSATIONS, type DeviceSession, type OpenedDevice } from '../messages';
+import { DevicesRepository, LATE_MS, type DeviceSession, type OpenedDevice } from '../messages';
 import { CLOSE, Bus, closeCodeOf } from '../realtime';
 import { AccessWatch, tokenGrant, type LostAccess } from '../tenancy';
+import { Arrivals, type KnownStandings } from './arrivals';
 import type { Connection } from './connection';
 import { Delivery } from './delivery';
 import { DeviceMarks } from './device-marks';
@@ -46,6 +47,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
     private readonly bus: Bus,
     private readonly publisher: Publisher,
     private readonly delivery: Delivery,
+    private readonly arrivals: Arrivals,
     private readonly groups: OnlineGroups,
     private readonly presence: Presence,
     private readonly devices: DevicesRepository,
@@ -225,23 +227,17 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
         this.forget(connection);
         return;
       }
-      const { standings, replaced } = opened;
+      const { page, replaced } = opened;
       if (replaced) {
         const control: Control = { kind: 'replaced', connectionId: replaced.connectionId };
         this.publisher.control(connection.tenantId, connection.userId, control);
       }
-      let pending = false;
-      for (const { id, kind, mark, lastSeq, untilSeq } of standings) {
-        const from = Math.max(mark, this.marks.pending(connection, id));
-        const target = untilSeq ?? lastSeq;
-        connection.positions.set(id, Math.max(from, connection.positions.get(id) ?? 0));
-        if (target > from) {
-          pending = true;
-          connection.behind.set(id, Math.max(target, connection.behind.get(id) ?? 0));
-        }
-        if (kind === 'group') this.groups.place(connection, id, lastSeq, untilSeq);
+      const known = await this.arrivals.place(connection, page);
+      if (!known || !connection.open) {
+        this.forget(connection);
+        return;
       }
-      if (connection.rich) connection.send(readyFrame(connection, opened, pending));
+      if (connection.rich) connection.send(readyFrame(connection, known));
       connection.ready = true;
       this.tellPresence(connection);
       if (connection.behind.size > 0) void this.delivery.pump(connection);
@@ -256,7 +252,8 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private async openBatch(batch: readonly Connection[]): Promise<(OpenedDevice | null)[]> {
     const open = batch.filter((connection) => connection.open);
     if (open.length === 0) return batch.map(() => null);
-    const opened = await this.devices.open(open.map(sessionOf));
+    const since = idAtTime(Date.now() - LATE_MS);
+    const opened = await this.devices.open(open.map(sessionOf), since);
     const byId = new Map(open.map((connection, index) => [connection.id, opened[index]!]));
     return batch.map(({ id }) => byId.get(id) ?? null);
   }
@@ -288,10 +285,13 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
       connection.memberships.set(control.conversationId, control.seq);
       this.groups.leave(connection, control.conversationId);
     } else {
-      const { conversationId: id, fromSeq } = control;
+      const { conversationId: id, fromSeq, gap } = control;
       connection.memberships.set(id, fromSeq + 1);
-      const position = connection.positions.get(id);
-      if (position === undefined || position < fromSeq) connection.positions.set(id, fromSeq);
+      if (gap) this.delivery.rejoin(connection, id, gap);
+      else {
+        const position = connection.positions.get(id);
+        if (position === undefined || position < fromSeq) connection.positions.set(id, fromSeq);
+      }
       this.groups.enter(connection, id);
     }
   }
@@ -335,6 +335,8 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   acknowledge(connection: Connection, id: ConversationId, seq: number): void | Promise<void> {
     const most = Math.max(connection.positions.get(id) ?? 0, connection.behind.get(id) ?? 0);
     if (most === 0) return this.acknowledgeUnseen(connection, id, seq);
+    // A mark before where the device began would bring it all that it was not to be told.
+    if (seq < (connection.beginnings?.get(id) ?? 0)) return;
     const { unproven } = connection;
     if (unproven && (unproven.get(id) ?? 0) <= seq) unproven.delete(id);
     this.marks.saveOne(connection, id, Math.min(seq, most));
@@ -343,7 +345,7 @@ export class Hub implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private async acknowledgeUnseen(connection: Connection, id: ConversationId, seq: number): Promise<void> {
     const { tenantId, userId, client } = connection;
     const standing = await this.devices.mark(tenantId, userId, client, id);
-    if (standing) this.marks.saveOne(connection, id, Math.min(seq, standing.lastSeq));
+    if (standing && seq > standing.mark) this.marks.saveOne(connection, id, Math.min(seq, standing.lastSeq));
   }
 
   /** What a client that speaks the richer dialect has not acknowledged, so that it notices a lost last message. */
@@ -384,15 +386,7 @@ function sessionOf({ tenantId, userId, client, id }: Connection): DeviceSession 
   return { tenantId, userId, client, connectionId: id };
 }
 
-function readyFrame({ userId, client }: Connection, { standings }: OpenedDevice, resumed: boolean): object {
-  return {
-    type: 'ready',
-    user: userId,
-    client,
-    conversations: standings
-      .filter(({ untilSeq, mark }) => untilSeq === null || untilSeq > mark)
-      .slice(0, RECENT_CONVERSATIONS)
-      .map((standing) => conversationRecord(standing, userId)),
-    resumed,
-  };
+function readyFrame({ userId, client }: Connection, { recent, resumed }: KnownStandings): object {
+  const conversations = recent.map((standing) => conversationRecord(standing, userId));
+  return { type: 'ready', user: userId, client, conversations, resumed };
 }

@@ -1,6 +1,7 @@
 import { Module } from '@nestjs/common';
 import { ObservabilityModule } from '../observability';
 import { RepliesModule } from '../replies';
+import { Arrivals } from './arrivals';
 import { Broadcaster } from './broadcaster';
 import { BroadcastsController } from './broadcasts.controller';
 import { Contacts } from './contacts';
@@ -36,6 +37,7 @@ import { WebhooksController } from './webhooks.controller';
     Delivery,
     OnlineGroups,
     Presence,
+    Arrivals,
     Hub,
     DeviceMarks,
     Messenger,

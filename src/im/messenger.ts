@@ -9,6 +9,7 @@ import {
   MessageLog,
   sideOf,
   type Appended,
+  type Joined,
   type LogEntry,
   type MembershipChange,
   type MessageDraft,
@@ -235,11 +236,11 @@ export class Messenger {
   private announce(
     { tenantId, userId, origin }: Sender,
     type: 'join' | 'leave',
-    { conversationId, entry }: MembershipChange,
+    { conversationId, entry, gap }: MembershipChange,
   ): void {
     if (!entry) return;
     if (type === 'join') {
-      void this.announceJoins(tenantId, conversationId, [entry], origin);
+      void this.announceJoins(tenantId, conversationId, [{ entry, ...(gap && { gap }) }], origin);
       return;
     }
     // A leaving user's own devices hear the entry before they stop.
@@ -251,15 +252,22 @@ export class Messenger {
   async announceJoins(
     tenantId: TenantId,
     conversationId: ConversationId,
-    entries: readonly LogEntry[],
+    joined: readonly Joined[],
     origin = '',
   ): Promise<void> {
     // Who comes listens before the entries do: else what is said meanwhile would pass by.
-    for (const { sender, seq } of entries)
-      this.publisher.control(tenantId, sender, { kind: 'joined', conversationId, fromSeq: seq - 1 });
-    for (let from = 0; from < entries.length; from += JOINS_A_TURN) {
+    for (const { entry, gap } of joined) {
+      const fromSeq = entry.seq - 1;
+      this.publisher.control(tenantId, entry.sender, {
+        kind: 'joined',
+        conversationId,
+        fromSeq,
+        ...(gap && { gap }),
+      });
+    }
+    for (let from = 0; from < joined.length; from += JOINS_A_TURN) {
       if (from > 0) await new Promise((resolve) => setImmediate(resolve));
-      for (const entry of entries.slice(from, from + JOINS_A_TURN))
+      for (const { entry } of joined.slice(from, from + JOINS_A_TURN))
         this.publisher.publish([groupTopic(conversationId)], new LiveMessage(entry, origin));
     }
   }

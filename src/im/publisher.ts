@@ -1,11 +1,18 @@
 import { Injectable } from '@nestjs/common';
 import type { ConversationId, TenantId } from '../common';
+import type { Gap } from '../messages';
 import { Bus } from '../realtime';
 import { LiveMessage } from './live-message';
 
 /** A user's device is told what changed of its own: which groups it is in, that another one took its place. */
 export type Control =
-  | { readonly kind: 'joined'; readonly conversationId: ConversationId; readonly fromSeq: number }
+  | {
+      readonly kind: 'joined';
+      readonly conversationId: ConversationId;
+      readonly fromSeq: number;
+      /** Of one who was in before. */
+      readonly gap?: Gap;
+    }
   | { readonly kind: 'left'; readonly conversationId: ConversationId; readonly seq: number }
   | { readonly kind: 'replaced'; readonly connectionId: string };
 

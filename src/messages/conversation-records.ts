@@ -28,6 +28,17 @@ export interface Member {
   readonly joinedAt: Date;
 }
 
+/** Numbers that a user was no member at: after `after`, up to `until`. */
+export interface Gap {
+  readonly after: number;
+  readonly until: number;
+}
+
+/** Past the gap that a place lies in, if it does: what comes next for the user comes after that. */
+export function pastGaps(gaps: readonly Gap[], place: number): number {
+  return gaps.find(({ after, until }) => after <= place && place < until)?.until ?? place;
+}
+
 /** A conversation as one user, and one device of theirs, stands to it. */
 export interface Standing {
   readonly id: ConversationId;
@@ -41,6 +52,10 @@ export interface Standing {
   readonly unread: number;
   /** What the device is known to have; for a user without a device 0. */
   readonly mark: number;
+  /** False: the mark is where the device began, not what it has read. */
+  readonly marked: boolean;
+  /** Between the intervals of the membership, oldest first. */
+  readonly gaps: readonly Gap[];
   /** Null while the user is in. Afterwards the last entry that is theirs to see. */
   readonly untilSeq: number | null;
 }

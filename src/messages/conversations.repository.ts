@@ -14,8 +14,15 @@ import {
 import { Database, idArray, tenantScope, textArray, type Row, type Statement } from '../database';
 import { SENT_BY_MEMBER } from './append-statements';
 import { ASSISTANT_PREFIX, sideOf, singleKey } from './conversation-records';
-import type { Conversation, ConversationKind, LogEntry, Member, MemberRole } from './conversation-records';
-import { enterAll, type Join } from './group-joins';
+import type {
+  Conversation,
+  ConversationKind,
+  Gap,
+  LogEntry,
+  Member,
+  MemberRole,
+} from './conversation-records';
+import { enterAll, type Join, type Joined } from './group-joins';
 import { toEntry } from './message-log';
 
 /** A change of who is in a group: an entry of its log, made with the change in one transaction. */
@@ -32,6 +39,8 @@ export interface MembershipChange {
   /** Null when nothing changed: joined before, or not in. */
   readonly entry: LogEntry | null;
   readonly role: MemberRole | null;
+  /** Of one who comes back: what was said meanwhile. */
+  readonly gap?: Gap;
 }
 
 export interface GroupPage {
@@ -42,7 +51,7 @@ export interface GroupPage {
 /** Of many at once: an entry for each who was not in. */
 export interface MembershipChanges {
   readonly conversationId: ConversationId;
-  readonly entries: readonly LogEntry[];
+  readonly joined: readonly Joined[];
   readonly memberCount: number;
 }
 
@@ -131,7 +140,7 @@ export class ConversationsRepository {
         return { conversationId: group.id, entry: null, role: member.role as MemberRole };
       const role = founder ? 'owner' : 'member';
       const [joined] = await this.enterAll(tx, group, entry.groupId, [{ ...entry, role }], policy.maxMembers);
-      return { conversationId: group.id, entry: joined!, role };
+      return { conversationId: group.id, role, ...joined! };
     });
   }
 
@@ -153,11 +162,11 @@ export class ConversationsRepository {
       );
       const isIn = new Set(present.map((row) => row.user_id as string));
       const news = joins.filter(({ userId }) => !isIn.has(userId));
-      const entries = await this.enterAll(tx, group, groupId, news, maxMembers);
+      const joined = await this.enterAll(tx, group, groupId, news, maxMembers);
       return {
         conversationId: group.id,
-        entries,
-        memberCount: group.memberCount + entries.length,
+        joined,
+        memberCount: group.memberCount + joined.length,
       };
     });
   }
@@ -186,15 +195,15 @@ export class ConversationsRepository {
     input: GroupInput,
     joins: readonly Join[],
     maxMembers: number,
-  ): Promise<{ readonly group: Conversation; readonly entries: readonly LogEntry[] }> {
+  ): Promise<{ readonly group: Conversation; readonly joined: readonly Joined[] }> {
     return this.database.transaction(tenantScope(tenantId), async (tx) => {
       if (!(await insertGroup(tx, this.ids.next(), tenantId, groupId, input))) {
         throw new AppError('CONFLICT', { message: 'groupId: is already taken in this tenant' });
       }
       await groupChanged(tx, tenantId, `group:${this.ids.next()}`, { groupId, change: 'created' });
       const empty = (await lockGroup(tx, tenantId, groupId))!;
-      const entries = await this.enterAll(tx, empty, groupId, joins, maxMembers);
-      return { group: (await lockGroup(tx, tenantId, groupId))!, entries };
+      const joined = await this.enterAll(tx, empty, groupId, joins, maxMembers);
+      return { group: (await lockGroup(tx, tenantId, groupId))!, joined };
     });
   }
 
@@ -379,7 +388,7 @@ export class ConversationsRepository {
     groupId: string,
     joins: readonly Join[],
     maxMembers: number,
-  ): Promise<LogEntry[]> {
+  ): Promise<Joined[]> {
     if (joins.length > 0 && group.memberCount + joins.length > (group.maxMembers ?? maxMembers))
       throw new AppError('CONFLICT', { message: 'The group is full.' });
     return enterAll(tx, group, groupId, joins, () => this.ids.next());

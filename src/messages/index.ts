@@ -3,20 +3,25 @@ export * from './broadcasts.repository';
 export * from './conversation-erasure';
 export * from './conversation-records';
 export * from './conversations.repository';
+export * from './device-keeper';
+export { LATE_MS } from './device-statements';
 export {
   DevicesRepository,
-  RECENT_CONVERSATIONS,
+  FIRST_PLACE,
   type Change,
   type ChangeQuery,
+  type ChangesPage,
   type DeviceMark,
   type DeviceSession,
   type OnlineDevice,
   type OpenedDevice,
+  type StandingsPage,
+  type StandingsPlace,
 } from './devices.repository';
 export * from './dialogue-archive.repository';
 export { DialoguesRepository } from './dialogues.repository';
 export type { DialogueListQuery, MessageListQuery, Page, StoredReply } from './dialogues.repository';
-export type { Join } from './group-joins';
+export type { Join, Joined } from './group-joins';
 export * from './message-log';
 export * from './message-partitions';
 export * from './messages.module';

@@ -2,6 +2,7 @@ import { Global, Module } from '@nestjs/common';
 import { BroadcastsRepository } from './broadcasts.repository';
 import { ConversationErasure } from './conversation-erasure';
 import { ConversationsRepository } from './conversations.repository';
+import { DeviceKeeper } from './device-keeper';
 import { DevicesRepository } from './devices.repository';
 import { DialogueArchive } from './dialogue-archive.repository';
 import { DialoguesRepository } from './dialogues.repository';
@@ -20,6 +21,7 @@ import { UserConversations } from './user-conversations';
     BroadcastsRepository,
     ConversationErasure,
     ConversationsRepository,
+    DeviceKeeper,
     DevicesRepository,
     MessageLog,
     MessagePartitions,
