@@ -20,10 +20,12 @@ const AT_ONCE = 8;
 /** Says no for a reason of its own: a job queue that is full, a provider that does not answer. */
 const NO_DEFECT = new Set([501, 502, 503, 504]);
 
-/** Not JSON, or signed: these are refused whatever a schema says. */
+/** Not JSON, signed, or over: these are refused whatever a schema says. */
 const REFUSED: ReadonlySet<string> = new Set([
   'GET /api/copywriting/image/{tenant}/{sha256}',
   'POST /v1/audio/transcriptions',
+  // It has been sent by then.
+  'DELETE /api/v1/im/broadcasts/{id}',
 ]);
 
 /** mulberry32: the same numbers from the same seed. */
@@ -101,6 +103,8 @@ async function thingsOf(tenant: TestTenant): Promise<Things> {
   await made('/api/v1/im/groups', { groupId: 'team', owner: 'ann', members: ['bob'] });
   const message = { type: 'single', source: 'ann', target: 'bob', msg: { content: 'x' } };
   const { conversationId } = await made('/api/v1/im/messages', message);
+  const slow = { source: 'ann', users: ['bob', 'cid'], msg: { content: 'x' } };
+  const broadcast = await made('/api/v1/im/broadcasts', slow);
   const dialogue = await tenant.send(
     { speechUserDialogueMessage: { content: 'x' } },
     { headers: { 'user-id': 'ann' } },
@@ -135,6 +139,9 @@ async function thingsOf(tenant: TestTenant): Promise<Things> {
     '/api/v1/im/conversations/{id}/messages/{seq} id': conversationId!,
     '/api/v1/im/users/{id}/sessions id': 'ann',
     '/api/v1/im/users/{id}/presence id': 'ann',
+    '/api/v1/im/broadcasts/{id} id': broadcast.id!,
+    '/api/v1/im/broadcasts/{id}/failures id': broadcast.id!,
+    '/api/v1/im/webhooks/{id}/secret id': webhook.id!,
     '/api/v1/im/webhooks/{id} id': webhook.id!,
     '/api/v1/im/webhooks/{id}/dead-letters id': webhook.id!,
     '/api/v1/im/webhooks/{id}/dead-letters/retry id': webhook.id!,

@@ -108,7 +108,7 @@ function givenOf(tenant: TestTenant, things: Things): Record<string, Record<stri
       msg: { msgId: undefined, content: 'x' },
       extra: { a: 1 },
     },
-    BroadcastRequest: { source: 'ann', users: ['bob', 'cid'], msg: { content: 'x' } },
+    BroadcastRequest: { source: 'ann', users: ['bob', 'cid'], msg: { content: 'x' }, everybody: undefined },
     CreateGroupRequest: { ...group, groupId: things.newGroup },
     UpdateGroupRequest: { maxMembers: null, attributes: { a: 1 } },
     AddMembersRequest: { users: ['cid'], role: 'member' },

@@ -18,7 +18,7 @@ interface KnownField {
 /** What was wrong before any check ran. */
 export interface Refused {
   readonly unknown: FieldError[];
-  readonly tooLong: FieldError[];
+  readonly wrong: FieldError[];
 }
 
 /** Of fields nobody knows so many are told, and so much of their names. */
@@ -52,7 +52,7 @@ export function knownFields(type: Class): ReadonlyMap<string, KnownField> {
 /**
  * An instance with the fields its class knows and nothing else, transformed as they say themselves. The work is by what
  * is known: what is not is never looked into, a field without a class of its own is taken as it is, and a list that is
- * too long is told in `refused` and left alone.
+ * too long, or holds lists where objects are meant, is told in `refused` and left alone.
  */
 export function pickKnown(type: Class, given: object, refused: Refused, path = ''): object {
   const fields = knownFields(type);
@@ -73,16 +73,23 @@ export function pickKnown(type: Class, given: object, refused: Refused, path = '
 function valueOf(field: KnownField, value: unknown, refused: Refused, path: string): unknown {
   const { type, maxElements } = field;
   if (Array.isArray(value) && maxElements !== undefined && value.length > maxElements) {
-    refused.tooLong.push({ field: path, message: `must contain no more than ${maxElements} elements` });
+    refused.wrong.push({ field: path, message: `must contain no more than ${maxElements} elements` });
     return value;
   }
   return type === undefined ? value : within(type, value, refused, path);
 }
 
 function within(type: Class, value: unknown, refused: Refused, path: string): unknown {
-  if (Array.isArray(value)) return value.map((one, i) => within(type, one, refused, `${path}.${i}`));
+  if (Array.isArray(value)) return value.map((one, i) => element(type, one, refused, `${path}.${i}`));
   if (typeof value !== 'object' || value === null) return value;
   return pickKnown(type, value, refused, `${path}.`);
+}
+
+/** The checks look through a list within a list, and find nothing wrong of an empty one. */
+function element(type: Class, value: unknown, refused: Refused, path: string): unknown {
+  if (!Array.isArray(value)) return within(type, value, refused, path);
+  if (refused.wrong.length < MAX_TOLD) refused.wrong.push({ field: path, message: 'must be an object' });
+  return value;
 }
 
 function transformed(value: unknown, { name: key, transforms }: KnownField, obj: object): unknown {

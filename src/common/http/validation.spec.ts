@@ -137,6 +137,7 @@ describe('what is said of a wrong field', () => {
     ['no choice', { name: 'x', kind: 'c' }, 'kind: must be one of the following values: a, b'],
     ['an unknown one', { name: 'x', nmae: 'y' }, 'nmae: is not a known field'],
     ['one within', { name: 'x', parts: [{ name: 'y' }, {}] }, 'parts.1.name: is required'],
+    ['a list within, where an object is meant', { name: 'x', parts: [[]] }, 'parts.0: must be an object'],
     ['no object within', { name: 'x', parts: [7] }, 'parts.0: must be an object'],
     ['no object', { name: 'x', part: 7 }, 'part: must be an object'],
     [

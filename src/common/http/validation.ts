@@ -58,10 +58,10 @@ class Validation extends ValidationPipe {
     // Arrays and the like have no fields, so that each would be "required": what is wrong is the value itself.
     if (typeof given !== 'object' || Array.isArray(given))
       throw badInput(metadata.data ?? metadata.type, 'must be a JSON object');
-    const refused: Refused = { unknown: [], tooLong: [] };
+    const refused: Refused = { unknown: [], wrong: [] };
     const picked = pickKnown(metatype as new () => object, given, refused);
     const unknown = this.unknownFields === 'refused' ? refused.unknown : [];
-    const wrong = refused.tooLong.length > 0 ? refused.tooLong : flatten(await errorsOf(picked));
+    const wrong = refused.wrong.length > 0 ? refused.wrong : flatten(await errorsOf(picked));
     if (unknown.length + wrong.length > 0) throw badInputs([...unknown, ...wrong]);
     return picked;
   }
