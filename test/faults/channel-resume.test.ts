@@ -233,7 +233,7 @@ describe('a client that does not read', () => {
 
 it('a stored reply larger than what may wait for a client is resumed in pieces that fit; as one it is too_large', async () => {
   const whole = `${'中文'.repeat(150_000)}${'😀\n'.repeat(50_000)}`;
-  const forgetful = await bootApp({ STREAM_LOG_RETENTION_MS: '1000' });
+  const forgetful = await bootApp({ STREAM_LOG_RETENTION_MS: '1000', IM_REPLAY_BURST_BYTES: '1000000000' });
   upstream.on('long', async (exchange) => {
     // Larger pieces than a provider sends.
     for (let at = 0; at < whole.length; at += 30_000) await exchange.piece(whole.slice(at, at + 30_000));
