@@ -22,14 +22,16 @@ const UNLIMITED = Object.fromEntries(
 
 export const SECTIONS = ['im', 'dialogue', 'openai', 'paced'];
 
-export async function measure({ only = SECTIONS, against, rounds, say }) {
+export async function measure({ only = SECTIONS, against, rounds, profileDir, say }) {
   if (!against) throw new Error('builds: --against <folder of the other build> is needed');
   const { rows, row } = rowsOf();
   say('starting upstream, clients and both builds');
   const upstream = await startProgram('upstream.mjs');
   const [imClient, client] = await Promise.all([startClient('im-client.mjs'), startClient()]);
   const start = async (main) => {
-    const parley = await startParley({ upstream: upstream.url, model: SHORT, env: UNLIMITED, main });
+    const folder = profileDir && join(profileDir, main ? 'before' : 'ours');
+    const settings = { upstream: upstream.url, model: SHORT, env: UNLIMITED, main, profileDir: folder };
+    const parley = await startParley(settings);
     const { url, apiKey, modelServiceId } = parley.quickstart;
     const headers = { 'content-type': 'application/json', 'x-api-key': apiKey };
     const call = async (path, body) => {
