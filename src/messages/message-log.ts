@@ -84,7 +84,10 @@ interface Reached {
 class Batch {
   readonly messages: Pending[] = [];
   private chars = 0;
-  private readonly perTenant = new Map<TenantId, number>();
+  /** How many of whom; most batches are of one tenant alone. */
+  private first: TenantId | undefined;
+  private ofFirst = 0;
+  private ofOthers: Map<TenantId, number> | undefined;
 
   /**
    * `byKey`: by {@link underwayKey}, this batch's and perhaps others'. A map goes with its batch: of one that lived on,
@@ -103,14 +106,16 @@ class Batch {
   }
 
   of(tenantId: TenantId): number {
-    return this.perTenant.get(tenantId) ?? 0;
+    return tenantId === this.first ? this.ofFirst : (this.ofOthers?.get(tenantId) ?? 0);
   }
 
   add(pending: Pending, key: string | null): void {
     const { tenantId, frame } = pending.draft;
     this.messages.push(pending);
     this.chars += frame.length;
-    this.perTenant.set(tenantId, this.of(tenantId) + 1);
+    this.first ??= tenantId;
+    if (tenantId === this.first) this.ofFirst += 1;
+    else (this.ofOthers ??= new Map()).set(tenantId, this.of(tenantId) + 1);
     if (key !== null) this.byKey.set(key, pending);
   }
 }

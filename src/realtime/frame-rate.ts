@@ -11,6 +11,10 @@ const CONTROL_BYTES = 512;
  */
 const CONTROL_COSTS = { ack: 1 / 20, ping: 1 / 20, read: 1 / 5 } as const;
 export type ControlKind = keyof typeof CONTROL_COSTS;
+const QUOTE = 0x22;
+const LETTER_T = 0x74;
+/** Of `ack`, `ping` and `read`. */
+const FIRST_LETTERS: ReadonlySet<number> = new Set([0x61, 0x70, 0x72]);
 const CONTROL = /"type"\s*:\s*"(ack|ping|read)"/;
 
 export interface FrameLimits {
@@ -24,6 +28,9 @@ export interface FrameLimits {
  */
 export function controlKind(data: Buffer): ControlKind | undefined {
   if (data.length > CONTROL_BYTES) return undefined;
+  // Nearly every client writes the type first: then one byte says that it is none of these.
+  if (data[1] === QUOTE && data[2] === LETTER_T && data[8] === QUOTE && !FIRST_LETTERS.has(data[9]!))
+    return undefined;
   return CONTROL.exec(data.toString('latin1'))?.[1] as ControlKind | undefined;
 }
 

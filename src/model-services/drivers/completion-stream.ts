@@ -1,5 +1,5 @@
 import { createParser, type EventSourceParser } from 'eventsource-parser';
-import { inPieces, wellFormed } from '../../common';
+import { inPieces, MAX_PIECE_CHARS, wellFormed } from '../../common';
 import { ProviderError, type TextSink, type ToolCallDelta } from './text-driver';
 import { CallNumbering, type RawToolCall } from './tool-calls';
 
@@ -123,7 +123,8 @@ export class CompletionStream {
       this.heldText = splitPair(whole);
       const piece = this.heldText ? whole.slice(0, -1) : whole;
       // What one event brings may be a whole answer: no reader could be given that in one.
-      if (piece) this.pieces.push(...inPieces(piece));
+      if (piece.length > MAX_PIECE_CHARS) this.pieces.push(...inPieces(piece));
+      else if (piece) this.pieces.push(piece);
     }
     const thought = delta?.reasoning_content ?? delta?.reasoning;
     if (typeof thought === 'string' && thought !== '') {
@@ -142,7 +143,7 @@ export class CompletionStream {
   /** Most pieces have nothing but text: this runs for each. */
   private carry(delta: Delta): void {
     for (const name in delta) {
-      if (KNOWN.has(name) || delta[name] === null || delta[name] === '') continue;
+      if (name === 'content' || KNOWN.has(name) || delta[name] === null || delta[name] === '') continue;
       this.sink.fields?.({ [name]: delta[name] });
     }
   }
