@@ -221,7 +221,7 @@ export const VARIABLES = {
     17_179_869_184,
   ),
   STREAM_MAX_BUFFERED_BYTES: integer(
-    'what may wait for a slow client of an HTTP stream; the model is read no further while a quarter of it does',
+    'what may wait for a slow client of an HTTP stream; the model is read no further while half of it does',
     1_048_576,
     65_536,
     1_073_741_824,

@@ -6,8 +6,8 @@ const settled = async (room: Promise<void> | undefined): Promise<boolean> => {
 };
 
 describe('the queue of a stream', () => {
-  it('has no room once more than a quarter of its bound waits, and has again when the reader has caught up', async () => {
-    const queue = new EventQueue(400);
+  it('has no room once more than half of its bound waits, and has again when the reader has caught up', async () => {
+    const queue = new EventQueue(200);
     queue.push('x'.repeat(100));
     expect(queue.room()).toBeUndefined();
     queue.push('y');

@@ -5,8 +5,8 @@ import type { BatchFormat, StreamBatch, StreamCursor } from '../realtime';
 const TAKE_CHARS = 65_536;
 
 /**
- * Events of an answer that nobody keeps, on their way to its one reader, who takes them as fast as it can write. When a
- * quarter of what may wait does wait there is no room: the model is read no further until the reader has caught up.
+ * Events of an answer that nobody keeps, on their way to its one reader, who takes them as fast as it can write. When
+ * half of what may wait does wait there is no room: the model is read no further until the reader has caught up.
  * The rest is for what one read of the model may bring more.
  */
 export class EventQueue implements StreamCursor, Flow {
@@ -35,7 +35,7 @@ export class EventQueue implements StreamCursor, Flow {
   }
 
   room(): Promise<void> | undefined {
-    if (this.chars <= this.maxBytes / 4) return undefined;
+    if (this.chars <= this.maxBytes / 2) return undefined;
     this.roomy ??= Promise.withResolvers<void>();
     return this.roomy.promise;
   }
@@ -53,7 +53,7 @@ export class EventQueue implements StreamCursor, Flow {
     const pieces = all ? this.events : this.events.splice(0, count);
     if (all) this.events = [];
     this.chars -= chars;
-    if (this.chars <= this.maxBytes / 4) this.makeRoom();
+    if (this.chars <= this.maxBytes / 2) this.makeRoom();
     return { first: 0, offset: 0, pieces };
   }
 

@@ -3,6 +3,8 @@ import { inPieces, MAX_PIECE_CHARS, wellFormed } from '../../common';
 import { ProviderError, type TextSink, type ToolCallDelta } from './text-driver';
 import { CallNumbering, type RawToolCall } from './tool-calls';
 
+/** A name of this file's own: one of another is looked up anew for every piece. */
+const LONG_PIECE_CHARS = MAX_PIECE_CHARS;
 /** One event larger than this is no piece of an answer. UTF-16 units. */
 const MAX_EVENT_CHARS = 1_048_576;
 const MAX_MESSAGE_CHARS = 300;
@@ -123,7 +125,7 @@ export class CompletionStream {
       this.heldText = splitPair(whole);
       const piece = this.heldText ? whole.slice(0, -1) : whole;
       // What one event brings may be a whole answer: no reader could be given that in one.
-      if (piece.length > MAX_PIECE_CHARS) this.pieces.push(...inPieces(piece));
+      if (piece.length > LONG_PIECE_CHARS) this.pieces.push(...inPieces(piece));
       else if (piece) this.pieces.push(piece);
     }
     const thought = delta?.reasoning_content ?? delta?.reasoning;
