@@ -101,6 +101,8 @@ export async function fillStorm(database, tenantId, userIds) {
 /** One user, `a`, with so many conversations; the first hundred have messages. Returns the ids of those. */
 export async function fillConversations(database, tenantId, { conversations, messages }) {
   const first = 5_000_000;
+  // On the first of a month an hour ago is another one.
+  await database.query(`select ensure_message_partition(now() - interval '1 hour')`);
   await database.query(
     `insert into conversations (id, tenant_id, kind, key, member_count, last_seq, last_id)
      select i, $1::bigint, 'single', json_build_array('a', 'b' || i)::text, 2, n,
