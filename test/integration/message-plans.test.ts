@@ -1,6 +1,6 @@
 import { Client, escapeLiteral } from 'pg';
 import type { DataSource, QueryRunner } from 'typeorm';
-import type { ConversationId, MessageId, TenantId } from '../../src/common';
+import { idAtTime, type ConversationId, type MessageId, type TenantId } from '../../src/common';
 import { applicationDataSource, beginUnder, tenantsScope, type Statement } from '../../src/database';
 import {
   lockConversations,
@@ -28,7 +28,7 @@ const OURS = ['5000', '5001'] as ConversationId[];
 const messages = OURS.map((conversationId, index): NumberedMessage => ({
   seq: 1,
   draft: {
-    id: String(382_577_947_480_948_736n + BigInt(index)) as MessageId,
+    id: String(BigInt(idAtTime(Date.now())) + BigInt(index)) as MessageId,
     tenantId: TENANT,
     conversationId,
     sender: 'ann',
