@@ -14,6 +14,7 @@ import {
   type BodyLimits,
   boundBodies,
   boundStrangers,
+  continueBodies,
   forgiveEmptyBodies,
   giveUpSlowReaders,
   nameClients,
@@ -24,6 +25,7 @@ import {
   refuseNul,
   Strangers,
   TrustedProxies,
+  Turns,
 } from './common/http';
 import type { Environment } from './config';
 import { NodeRegistry, openApplicationDataSource } from './database';
@@ -33,7 +35,7 @@ import { countLongBodies, FORM_LIMITS, refuseForms, takeLongBodies } from './for
 import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
 import { createLogger, PinoLogger } from './observability';
-import { SocketServer } from './realtime';
+import { asksForSocket, SocketServer } from './realtime';
 import { AccessWatch, admitRequests, Authenticator, tenancyEntities } from './tenancy';
 
 export const entities: DataSourceOptions['entities'] = [
@@ -44,6 +46,9 @@ export const entities: DataSourceOptions['entities'] = [
 ];
 
 const PROXY_COMPLAINT_MS = 60_000;
+/** Requests of one connection that are not answered yet. */
+const STRANGER_REQUESTS_AT_ONCE = 4;
+const REQUESTS_AT_ONCE = 16;
 
 export interface RegisteredRoute {
   readonly method: string;
@@ -72,6 +77,7 @@ const SERVER = {
   requestTimeout: 0,
   keepAliveTimeout: 72_000,
   connectionsCheckingInterval: 5_000,
+  shouldUpgradeCallback: asksForSocket,
 };
 
 function bodyLimitsOf(env: Environment): BodyLimits {
@@ -99,6 +105,10 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
     connectionsPerAddress: env.STRANGER_CONNECTIONS_PER_ADDRESS,
     proxies,
   });
+  const turns = new Turns({
+    atOnce: (socket) => (strangers.has(socket) ? STRANGER_REQUESTS_AT_ONCE : REQUESTS_AT_ONCE),
+    unreadMs: env.STREAM_SLOW_READER_SECONDS * 1_000,
+  });
   const adapter = new FastifyAdapter({
     // For `x-forwarded-host` and `x-forwarded-proto`; the client's address is found by nameClients.
     trustProxy: proxies.any && ((address: string) => proxies.trusts(address)),
@@ -106,7 +116,8 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
     forceCloseConnections: true,
     return503OnClosing: true,
     serverFactory: (handler: RequestListener) => {
-      const server = createServer(SERVER, handler);
+      const server = createServer(SERVER, turns.inTurn(handler));
+      turns.serve(server, handler);
       strangers.guard(server);
       return server;
     },
@@ -142,12 +153,17 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
       abortOnError: false,
     },
   );
+  if (proxies.everybody)
+    new Logger('proxies').warn(
+      'TRUST_PROXY names every address there is: any client may say who it is, and no limit or allow-list of addresses holds; name the proxies alone',
+    );
   publishAccess(nest);
   const bodies = new Bodies(bodyLimitsOf(env));
   bodies.attach(server);
   admitRequests(server, nest.get(Authenticator), nest.get(AccessWatch), strangers, bodies);
   shareFairly(server, nest.get(FairShares), (request) => request.principal?.tenantId);
   countLongBodies(server);
+  continueBodies(server);
   await nest.get(NodeRegistry).join();
   serveDocs(nest);
   const http: HttpServer = nest.getHttpServer();

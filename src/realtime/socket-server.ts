@@ -35,6 +35,11 @@ export interface Handshake {
   readonly address: string;
 }
 
+/** What else a request offers to go on in, as HTTP/2 in the clear, is not taken up: it is answered in HTTP/1.1. */
+export function asksForSocket({ headers }: IncomingMessage): boolean {
+  return headers.upgrade?.toLowerCase() === 'websocket';
+}
+
 const HANDSHAKE_TIMEOUT_MS = 15_000;
 
 /** The WebSocket side of the one port: routes upgrade requests, refuses before the upgrade, hands open sockets over. */

@@ -1,7 +1,7 @@
-import { connect, type Socket } from 'node:net';
 import { getMetadataStorage } from 'class-validator';
 import { Strangers } from '../../src/common/http';
 import { ask, bootApp, eventually, ROOT_KEY, type TestApp, type TestTenant } from '../support/app';
+import { Line as AnyLine } from '../support/line';
 
 /** What bounds those who have shown no key yet, and every body before it is validated. */
 const BODY = 2_048;
@@ -27,36 +27,8 @@ beforeAll(async () => {
 afterEach(() => eventually(async () => app.app.nest.get(Strangers).count === 0));
 afterAll(() => app.close());
 
-/** A connection that says what it is told to, and what came back. */
-class Line {
-  text = '';
-  closed = false;
-  private constructor(readonly socket: Socket) {
-    socket.setEncoding('utf8').on('data', (text: string) => (this.text += text));
-    socket.on('close', () => (this.closed = true)).on('error', () => undefined);
-  }
-
-  static async open(localAddress = '127.0.0.1'): Promise<Line> {
-    const { hostname, port } = new URL(app.url);
-    const socket = connect({ host: hostname, port: Number(port), localAddress });
-    await new Promise((resolve) => socket.once('connect', resolve));
-    return new Line(socket);
-  }
-
-  say(head: string, body = ''): this {
-    this.socket.write(`${head.trim().replaceAll('\n', '\r\n')}\r\nhost: x\r\n\r\n${body}`);
-    return this;
-  }
-
-  /** The status of the first answer. */
-  status(): Promise<number> {
-    return eventually(async () => Number(/^HTTP\/1\.1 (\d{3})/.exec(this.text)?.[1]));
-  }
-
-  ended(): Promise<boolean> {
-    return eventually(async () => this.closed);
-  }
-}
+/** Of this server. */
+const Line = { open: (localAddress?: string): Promise<AnyLine> => AnyLine.open(app.url, localAddress) };
 
 const TOKEN = `POST /chat/oauth/token HTTP/1.1\ncontent-type: application/json`;
 const wires = (): [string, string, Record<string, string>, (answer: any) => string][] => [
@@ -236,7 +208,7 @@ describe('bodies under way', () => {
 
 describe('connections of strangers', () => {
   it('of one address, and in all; who showed a key or a token is none', async () => {
-    const lines: Line[] = [];
+    const lines: AnyLine[] = [];
     const fill = async (address: string, count: number) => {
       for (let i = 0; i < count; i += 1) lines.push(await Line.open(address));
     };

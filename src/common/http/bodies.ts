@@ -35,8 +35,31 @@ const DROP_FOR_MS = 5_000;
 const DROP_SLOW_FOR_MS = 500;
 const RETRY_AFTER_SECONDS = 1;
 
+const CODED =
+  'content-encoding: bodies are taken as they are; send this one uncompressed, without the header.';
+
 export function hasBody(headers: IncomingHttpHeaders): boolean {
   return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
+}
+
+/** Nothing here unpacks one: a small body could become a large one. */
+function refuseCoded({ headers }: FastifyRequest): void {
+  const coding = headers['content-encoding'];
+  if (coding === undefined || /^\s*(identity)?\s*$/i.test(coding)) return;
+  throw new AppError('UNSUPPORTED_MEDIA_TYPE', {
+    message: CODED,
+    headers: { 'accept-encoding': 'identity' },
+  });
+}
+
+/** `Expect: 100-continue` is answered when everything that looks at headers alone has let the request in. To be called after those. */
+export function continueBodies(server: FastifyInstance): void {
+  server.addHook('onRequest', (request, reply, done) => {
+    const { bodyUnderWay, raw } = request;
+    if (bodyUnderWay && raw.headers.expect !== undefined && raw.httpVersionMinor === 1)
+      reply.raw.writeContinue();
+    done();
+  });
 }
 
 /** Bodies that are still coming: how many of strangers, how long each may take, and what becomes of one nobody reads. */
@@ -64,10 +87,12 @@ export class Bodies {
     });
   }
 
-  /** Before a byte of it is kept. RATE_LIMITED, OVERLOADED for a stranger's that is one too many. */
+  /** Before a byte of it is kept. UNSUPPORTED_MEDIA_TYPE; RATE_LIMITED, OVERLOADED for a stranger's that is one too many. */
   begin(request: FastifyRequest, reply: FastifyReply, stranger: boolean): void {
     const { raw } = request;
-    if (!hasBody(request.headers) || raw.complete || raw.destroyed) return;
+    if (!hasBody(request.headers)) return;
+    refuseCoded(request);
+    if (raw.complete || raw.destroyed) return;
     if (stranger) this.countStranger(request);
     const body: BodyUnderWay = {
       request,

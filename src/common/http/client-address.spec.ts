@@ -39,3 +39,13 @@ it('believes nobody when it names nobody', () => {
   expect(none.addressOf(from('127.0.0.1', '192.0.2.1'))).toBe('127.0.0.1');
   expect(none.trusts('127.0.0.1')).toBe(false);
 });
+
+it.each<[string, boolean]>([
+  ['0.0.0.0/0', true],
+  ['::/0', true],
+  ['10.0.0.0/8', false],
+  ['10.0.0.10', false],
+  ['fd00::/10', false],
+])('knows whether it names everybody: %s', (entry, everybody) => {
+  expect(new TrustedProxies(['192.0.2.1', entry]).everybody).toBe(everybody);
+});

@@ -6,10 +6,13 @@ import { AddressRanges, plainAddress } from '../address-ranges';
 /** The proxies in front (TRUST_PROXY): what they say of a client is believed, what anybody else says is not. */
 export class TrustedProxies {
   readonly any: boolean;
+  /** Some entry is a range of all there is. */
+  readonly everybody: boolean;
   private readonly ranges: AddressRanges;
 
   constructor(entries: readonly string[]) {
     this.any = entries.length > 0;
+    this.everybody = entries.some((entry) => /\/0+$/.test(entry));
     this.ranges = new AddressRanges(entries);
   }
 

@@ -13,6 +13,7 @@ export * from './unreadable';
 export * from './slow-answers';
 export * from './raw-answer';
 export * from './strangers';
+export * from './turns';
 export * from './proxy-protocol';
 export * from './validation';
 export * from './while-held';

@@ -33,6 +33,10 @@ export class Strangers {
     return this.addresses.size;
   }
 
+  has(socket: Socket): boolean {
+    return this.addresses.has(socket);
+  }
+
   /** A server as it was made: whoever listens for its connections by then meets none that is one too many. */
   guard(server: Server): void {
     const listeners = server.listeners('connection') as ((this: Server, socket: Socket) => void)[];
