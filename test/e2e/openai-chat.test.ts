@@ -1054,6 +1054,25 @@ describe('a conversation with an agent', () => {
     expect(users).toEqual([acme.keyId, 'ann', 'bob', 'ann']);
   });
 
+  it('whose name is no text, or whose user is none, is 400 and none begins', async () => {
+    const { slug } = await models.agent();
+    for (const more of [
+      ...['\ud800', '\ud801', 'a\udc00'].map((sessionId) => ({ sessionId })),
+      { sessionId: newSession(), user: '\ud800' },
+    ]) {
+      const body = { model: slug, messages: user('x'), ...more };
+      const { status, body: answer } = await acme.post('/v1/chat/completions', body);
+      expect([more, status, answer.error.type]).toEqual([more, 400, 'invalid_request_error']);
+    }
+    // U+FFFD is a character like any other, and nobody else's.
+    const named = `\ufffd ${newSession()}`;
+    await say(slug, 'one', named);
+    expect(await dialoguesOf(named)).toHaveLength(1);
+    const body = { model: slug, messages: user('x') };
+    const latin = await acme.post('/v1/chat/completions', body, { 'user-id': 'Andr\xe9' });
+    expect([latin.status, latin.text]).toEqual([400, expect.stringContaining('user-id: must be UTF-8')]);
+  });
+
   it('named like the dialogue of a rival does not go on in that one', async () => {
     const theirs = await rivals.agent();
     const sessionId = newSession();
