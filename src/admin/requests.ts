@@ -12,7 +12,6 @@ import {
   IsObject,
   IsOptional,
   IsString,
-  IsUrl,
   Length,
   Matches,
   Max,
@@ -24,7 +23,16 @@ import {
   ValidateNested,
 } from 'class-validator';
 import { isAddressOrRange, SCOPES, type Scope } from '../common';
-import { EmptyIsAbsent, IsEntityId, IsJsonObject, IsPageLimit, NoNul, Present } from '../common/http';
+import {
+  EmptyIsAbsent,
+  IsEntityId,
+  IsHttpUrl,
+  IsJsonObject,
+  IsOrigin,
+  IsPageLimit,
+  NoNul,
+  Present,
+} from '../common/http';
 import { LIMIT_NAMES } from '../tenancy';
 import { QUOTA_NAMES } from '../usage';
 
@@ -158,10 +166,7 @@ export class CreateTenant {
   @Present()
   @IsArray()
   @ArrayMaxSize(100)
-  @Matches(/^https?:\/\/[\x21-\x7e]{1,300}$/, {
-    each: true,
-    message: '$property must hold origins such as https://app.example',
-  })
+  @IsOrigin({ each: true })
   allowedOrigins?: string[];
 
   @ApiPropertyOptional({ enum: ['open', 'managed'], default: 'open' })
@@ -276,11 +281,10 @@ export class CreateProvider {
   @ApiPropertyOptional({
     example: 'https://api.example.com/v1',
     description: 'needed unless kind is builtin',
+    maxLength: 2_000,
   })
   @ValidateIf((input: CreateProvider) => input.kind === 'openai-compatible' || input.baseUrl !== undefined)
-  @IsString()
-  @MaxLength(2_000)
-  @IsUrl({ protocols: ['http', 'https'], require_protocol: true, require_tld: false, disallow_auth: true })
+  @IsHttpUrl({ credentials: false })
   baseUrl?: string;
 
   @ApiPropertyOptional({ type: [ProviderCredentialInput] })

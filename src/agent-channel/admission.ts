@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { AppError, isLoopback, type Principal } from '../common';
+import { headerText, userIdOf } from '../common/http';
 import { Config } from '../config';
 import { HandshakeRefused, type Handshake } from '../realtime';
 import {
@@ -36,7 +37,7 @@ export class Admission {
     private readonly demo: DemoTenant,
   ) {}
 
-  /** Throws HandshakeRefused: 401, 403. */
+  /** Throws HandshakeRefused: 400, 401, 403. */
   async admit(handshake: Handshake): Promise<Admitted> {
     try {
       const { principal, token } = await this.identify(handshake);
@@ -61,13 +62,13 @@ export class Admission {
     headers,
     address,
   }: Handshake): Promise<Pick<Admitted, 'principal' | 'token'>> {
-    const own = text(headers['x-api-key']);
+    const own = headerText(headers, 'x-api-key');
     const { authorization } = headers;
     const bearer =
       authorization === undefined ? undefined : (/^Bearer\s+(\S+)$/i.exec(authorization)?.[1] ?? '');
     const given = url.searchParams.get('token') ?? undefined;
     if ((own ?? bearer ?? given) === undefined) return this.local(headers, address);
-    const asked = { tenantId: text(headers['tenant-id']), userId: text(headers['user-id']), address };
+    const asked = { tenantId: headerText(headers, 'tenant-id'), userId: userIdOf(headers), address };
     const found: Pick<Admitted, 'principal' | 'token'>[] = [];
     for (const apiKey of [own, bearer]) {
       if (apiKey === undefined) continue;
@@ -123,12 +124,6 @@ function ownPage(origin: string | undefined): boolean {
   if (origin === undefined) return true;
   const host = URL.parse(origin)?.hostname.replace(/^\[|\]$/g, '');
   return host !== undefined && (host === 'localhost' || isLoopback(host));
-}
-
-function text(value: string | string[] | undefined): string | undefined {
-  const one = Array.isArray(value) ? value[0] : value;
-  // Header bytes arrive as Latin-1; ids of users are UTF-8 like all text.
-  return one === undefined ? undefined : Buffer.from(one, 'latin1').toString('utf8').trim();
 }
 
 function invalid(): AppError {

@@ -56,6 +56,16 @@ it.each([
   [{ type: 'chat', message: 'x', modelServiceId: 1.5 }, 'modelServiceId: '],
   [{ type: 'chat', message: '\0' }, 'message: must not contain NUL'],
   [{ type: 'cancel', sessionId: 'a\0' }, 'sessionId: must not contain NUL'],
+  [
+    { type: 'chat', message: 'x', sessionId: '\ud800' },
+    'sessionId: must not contain half of a surrogate pair',
+  ],
+  [{ type: 'subscribe', sessionId: 'a\udc00b' }, 'sessionId: must not contain half of a surrogate pair'],
+  [
+    { type: 'resume', messageId: '1', agentId: '\ud801' },
+    'agentId: must not contain half of a surrogate pair',
+  ],
+  [{ type: 'ping', requestId: '\udfff' }, 'requestId: must not contain half of a surrogate pair'],
   [{ type: 'resume' }, 'messageId: is required'],
   [{ type: 'resume', messageId: '1', offset: -1 }, 'offset: '],
 ])('names what is wrong: frame %#', (frame, told) => {

@@ -40,13 +40,15 @@ export const MAX_MESSAGE_CHARS = 32_000;
 const MAX_SESSION_CHARS = 128;
 
 const text = (...units: [min: number, max: number]) => ({ type: 'string', units });
+/** Half of a surrogate pair would be stored as U+FFFD: two names would be one. */
+const name = (...units: [min: number, max: number]) => ({ ...text(...units), wellFormed: true });
 const id = {
   anyOf: [
     { type: 'string', pattern: '^\\d{1,19}$' },
     { type: 'integer', minimum: 0 },
   ],
 };
-const session = { agentId: text(1, 128), sessionId: text(1, MAX_SESSION_CHARS), requestId: text(0, 128) };
+const session = { agentId: name(1, 128), sessionId: name(1, MAX_SESSION_CHARS), requestId: name(0, 128) };
 /** JSON Schema of what a client may send, by its `type`. */
 export const FRAME_SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
   chat: {
@@ -70,14 +72,24 @@ export const FRAME_SCHEMAS: Readonly<Record<ClientFrame['type'], object>> = {
 };
 
 /** JSON Schema's own lengths count whole characters; text is measured in UTF-16 units, as on every wire. */
-const ajv = new Ajv().addKeyword({
-  keyword: 'units',
-  type: 'string',
-  validate: function units([min, max]: [number, number], value: string) {
-    return value.length >= min && value.length <= max;
-  },
-  error: { message: ({ schema }) => `must have ${(schema as number[]).join(' to ')} characters` },
-});
+const ajv = new Ajv()
+  .addKeyword({
+    keyword: 'wellFormed',
+    type: 'string',
+    schemaType: 'boolean',
+    validate: function wellFormed(_: boolean, value: string) {
+      return value.isWellFormed();
+    },
+    error: { message: 'must not contain half of a surrogate pair' },
+  })
+  .addKeyword({
+    keyword: 'units',
+    type: 'string',
+    validate: function units([min, max]: [number, number], value: string) {
+      return value.length >= min && value.length <= max;
+    },
+    error: { message: ({ schema }) => `must have ${(schema as number[]).join(' to ')} characters` },
+  });
 const validators = new Map(
   Object.entries(FRAME_SCHEMAS).map(([type, schema]) => [type, ajv.compile(schema)]),
 );

@@ -14,7 +14,7 @@ import {
   Min,
   ValidateBy,
 } from 'class-validator';
-import { IsEntityId, IsJsonObject, IsPageLimit, NoNul, ToNumber } from '../common/http';
+import { IsEntityId, IsJsonObject, IsPageLimit, IsStorableText, NoNul, ToNumber } from '../common/http';
 import { DEFAULT_AGENT } from './gateway';
 
 const MAX_USER_CHARS = 128;
@@ -23,12 +23,13 @@ const MAX_PAGE_NUMBER = 1_000_000;
 // eslint-disable-next-line no-control-regex -- these very characters are meant
 const CONTROL = /[\u0000-\u001f\u007f]/;
 
-/** What may name a session: text without NUL of the length that a frame lets it have, too, in UTF-16 units. */
+/** What may name a session: text without NUL or half of a surrogate pair, of the length that a frame lets it have, too, in UTF-16 units. */
 export function isSessionName(value: unknown): value is string {
   return (
     typeof value === 'string' &&
     value.length >= 1 &&
     value.length <= MAX_SESSION_CHARS &&
+    value.isWellFormed() &&
     !value.includes('\0')
   );
 }
@@ -38,7 +39,8 @@ function IsSessionName(): PropertyDecorator {
     name: 'isSessionName',
     validator: {
       validate: isSessionName,
-      defaultMessage: () => `$property must be a string of 1 to ${MAX_SESSION_CHARS} characters, without NUL`,
+      defaultMessage: () =>
+        `$property must be a string of 1 to ${MAX_SESSION_CHARS} characters, without NUL or half of a surrogate pair`,
     },
   });
 }
@@ -68,7 +70,7 @@ function IsAgent(): PropertyDecorator {
     Transform(({ value }: { value: unknown }) => (value === '' || value === null ? DEFAULT_AGENT : value)),
     IsString(),
     Length(1, 128),
-    NoNul(),
+    IsStorableText(),
   );
 }
 

@@ -10,7 +10,6 @@ import {
   IsInt,
   IsOptional,
   IsString,
-  IsUrl,
   Length,
   Max,
   MaxLength,
@@ -20,6 +19,7 @@ import {
 import {
   EmptyIsAbsent,
   IsEntityId,
+  IsHttpUrl,
   IsJson,
   IsJsonObject,
   IsPageLimit,
@@ -242,12 +242,9 @@ export class SessionsQuery {
   client?: string;
 }
 
-const WEBHOOK_URL = { protocols: ['http', 'https'], require_protocol: true, require_tld: false };
-
 export class CreateWebhookRequest {
-  @ApiProperty()
-  @IsUrl(WEBHOOK_URL, { message: '$property must be an http(s) URL' })
-  @MaxLength(2_000)
+  @ApiProperty({ example: 'https://app.example/hook', maxLength: 2_000 })
+  @IsHttpUrl()
   url!: string;
 
   @ApiProperty({ enum: WEBHOOK_EVENTS, isArray: true })

@@ -57,6 +57,7 @@ function isTargetText(value: string): boolean {
   return (
     value.length <= MAX_ID_CHARS &&
     (value === SYSTEM || value.startsWith(ASSISTANT_PREFIX)) &&
+    value.isWellFormed() &&
     !value.includes('\0')
   );
 }
@@ -68,7 +69,7 @@ export function NoControl(options?: ValidationOptions): PropertyDecorator {
       name: 'noControl',
       validator: {
         validate: (value) => typeof value !== 'string' || (!CONTROL.test(value) && value.isWellFormed()),
-        defaultMessage: () => '$property must hold no control character',
+        defaultMessage: () => '$property must hold no control character or half of a surrogate pair',
       },
     },
     options,

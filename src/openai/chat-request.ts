@@ -25,6 +25,8 @@ const MAX_NAME_CHARS = 256;
 const MAX_USER_CHARS = 128;
 const MAX_SESSION_CHARS = 128;
 const MAX_TEXT_CHARS = 4_194_304;
+/** Of a name, at the end of what is wrong of it. */
+const WHOLE = ', without NUL or half of a surrogate pair';
 const ROLES = ['system', 'developer', 'user', 'assistant', 'tool'] as const;
 
 /** A number in a range, or absent; `null` counts as absent everywhere, as some clients send it. */
@@ -72,19 +74,19 @@ const PARAMETERS: Readonly<Record<string, (value: unknown) => string | null>> = 
 export function parseChatRequest(body: unknown): ChatRequest {
   if (!isObject(body)) throw badInput('body', 'must be a JSON object');
   const { model, messages, stream, stream_options: options, user, sessionId, n } = body;
-  if (!isText(model, 1, MAX_NAME_CHARS))
-    throw badInput('model', `must be a text of 1 to ${MAX_NAME_CHARS} characters`);
+  if (!isName(model, 1, MAX_NAME_CHARS))
+    throw badInput('model', `must be a text of 1 to ${MAX_NAME_CHARS} characters${WHOLE}`);
   if (!Array.isArray(messages) || messages.length === 0 || messages.length > MAX_MESSAGES) {
     throw badInput('messages', `must be a list of 1 to ${MAX_MESSAGES} messages`);
   }
   if (given(stream) && typeof stream !== 'boolean') throw badInput('stream', 'must be true or false');
   if (given(options) && !isObject(options)) throw badInput('stream_options', 'must be an object');
   if (given(n) && n !== 1) throw badInput('n', 'must be 1: one answer a request');
-  if (given(user) && !isText(user, 0, MAX_USER_CHARS)) {
-    throw badInput('user', `must be a text of at most ${MAX_USER_CHARS} characters`);
+  if (given(user) && !isName(user, 0, MAX_USER_CHARS)) {
+    throw badInput('user', `must be a text of at most ${MAX_USER_CHARS} characters${WHOLE}`);
   }
-  if (given(sessionId) && !isText(sessionId, 1, MAX_SESSION_CHARS)) {
-    throw badInput('sessionId', `must be a text of 1 to ${MAX_SESSION_CHARS} characters`);
+  if (given(sessionId) && !isName(sessionId, 1, MAX_SESSION_CHARS)) {
+    throw badInput('sessionId', `must be a text of 1 to ${MAX_SESSION_CHARS} characters${WHOLE}`);
   }
   const parameters: Record<string, unknown> = {};
   for (const [name, check] of Object.entries(PARAMETERS)) {
@@ -207,6 +209,11 @@ function isObject(value: unknown): value is Json {
 
 function isText(value: unknown, min: number, max: number): value is string {
   return typeof value === 'string' && value.length >= min && value.length <= max && !value.includes('\0');
+}
+
+/** A text that is stored or looked for under itself: half of a surrogate pair would become U+FFFD, and two names one. */
+function isName(value: unknown, min: number, max: number): value is string {
+  return isText(value, min, max) && value.isWellFormed();
 }
 
 function given(value: unknown): boolean {

@@ -15,7 +15,7 @@ import {
   ValidateBy,
   type ValidationOptions,
 } from 'class-validator';
-import { EmptyIsAbsent, NoNul } from '../common/http';
+import { EmptyIsAbsent, IsStorableText, NoNul } from '../common/http';
 import { TRANSCRIPT_FORMATS, type EmbeddingInput, type TranscriptFormat } from '../model-services';
 
 const MAX_INPUTS = 2_048;
@@ -64,7 +64,7 @@ class MediaRequest {
   @IsString()
   @MinLength(1)
   @MaxLength(MAX_MODEL_CHARS)
-  @NoNul()
+  @IsStorableText()
   model!: string;
 
   @ApiPropertyOptional({ maxLength: MAX_USER_CHARS })
@@ -72,7 +72,7 @@ class MediaRequest {
   @IsOptional()
   @IsString()
   @MaxLength(MAX_USER_CHARS)
-  @NoNul()
+  @IsStorableText()
   user?: string;
 }
 

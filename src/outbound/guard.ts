@@ -17,8 +17,9 @@ export type NameLookup = (
   callback: (error: NodeJS.ErrnoException | null, addresses: LookupAddress[]) => void,
 ) => void;
 
-/** The host of a URL, without the brackets of an IPv6 address. */
-export const hostOf = (url: string | URL): string => new URL(url).hostname.replace(/^\[|\]$/g, '');
+/** The host of a URL, without the brackets of an IPv6 address; null: it is no URL. */
+export const hostOf = (url: string): string | null =>
+  URL.parse(url)?.hostname.replace(/^\[|\]$/g, '') ?? null;
 
 /**
  * The way of an HTTP client to its connections. Decides anew with every one of them, whatever the name resolved to

@@ -55,6 +55,7 @@ export class Outbound implements OnApplicationShutdown {
   async check(policy: OutboundPolicy, field: string, url: string): Promise<void> {
     if (allowsAll(this.config, policy)) return;
     const host = hostOf(url);
+    if (host === null) throw badInput(field, 'must be a URL');
     const addresses = isIP(host) ? [{ address: host }] : await this.resolved(host);
     if (addresses.length === 0) throw badInput(field, "its host's name can not be resolved");
     if (addresses.some(({ address }) => this.refuses(policy, address)))

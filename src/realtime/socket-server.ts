@@ -40,7 +40,9 @@ export function asksForSocket({ headers }: IncomingMessage): boolean {
   return headers.upgrade?.toLowerCase() === 'websocket';
 }
 
-const HANDSHAKE_TIMEOUT_MS = 15_000;
+/** Over the wait for a connection to Postgres: who waits for that is told of it. */
+const HANDSHAKE_TIMEOUT_MS = 10_000;
+const RETRY_SECONDS = 1;
 
 /** The WebSocket side of the one port: routes upgrade requests, refuses before the upgrade, hands open sockets over. */
 @Injectable()
@@ -53,6 +55,9 @@ export class SocketServer {
     private readonly shutdown: Shutdown,
     private readonly strangers: Strangers,
   ) {}
+
+  /** Milliseconds until a handshake that nobody has decided on is answered 503. */
+  handshakePatienceMs = HANDSHAKE_TIMEOUT_MS;
 
   add<T>(route: SocketRoute<T>): void {
     const { protocols, maxFrameBytes } = route;
@@ -75,7 +80,11 @@ export class SocketServer {
 
   private async upgrade(request: IncomingMessage, socket: Socket, head: Buffer): Promise<void> {
     socket.on('error', () => socket.destroy());
-    const timer = setTimeout(() => socket.destroy(), HANDSHAKE_TIMEOUT_MS);
+    let late = false;
+    const timer = setTimeout(() => {
+      late = true;
+      answerAndClose(socket, TOO_SLOW);
+    }, this.handshakePatienceMs);
     try {
       const url = URL.parse(request.url?.replace(/^\/{2,}/, '/') ?? '/', 'http://host');
       if (!url)
@@ -86,13 +95,14 @@ export class SocketServer {
       this.strangers.locate(request);
       const address = this.addressOf(request);
       const admitted = await found.route.admit({ url, headers: request.headers, address });
-      if (socket.destroyed) return;
+      if (late || socket.destroyed) return;
       // The signal may have come while it was asked who this is.
       this.refuseStopping();
       this.strangers.recognise(socket);
       found.server.handleUpgrade(request, socket, head, (ws) => found.route.open(ws, admitted));
     } catch (error) {
-      answerAndClose(socket, this.refusalOf(error));
+      const refusal = this.refusalOf(error);
+      if (!late) answerAndClose(socket, refusal);
     } finally {
       clearTimeout(timer);
     }
@@ -114,6 +124,12 @@ export class SocketServer {
     });
   }
 }
+
+const TOO_SLOW = new HandshakeRefused(
+  ERRORS.OVERLOADED.status,
+  { error: ERRORS.OVERLOADED.message, code: 'OVERLOADED' },
+  RETRY_SECONDS,
+);
 
 /** A failure as every handshake tells it. */
 function refusalOf({ status, message, code, retryAfterSeconds }: AppError): HandshakeRefused {

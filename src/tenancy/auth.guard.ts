@@ -1,7 +1,7 @@
 import { Injectable, type CanActivate, type ExecutionContext } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { AppError, type Principal } from '../common';
-import { CLOSED, type Bodies, type RouteAccess, type Strangers } from '../common/http';
+import { CLOSED, headerText, userIdOf, type Bodies, type RouteAccess, type Strangers } from '../common/http';
 import type { AccessWatch } from './access-watch';
 import type { Authenticator, Credentials } from './authenticator';
 import { grantOf } from './grant';
@@ -60,20 +60,15 @@ function admitOrigin(origin: string | undefined, { allowedOrigins }: Principal, 
 /** `x-api-key`, else `Authorization`; `tenant-id`, where an OpenAI SDK asks its `organization`; `user-id`. */
 export function credentialsOf(request: FastifyRequest): Credentials {
   return {
-    apiKey: header(request, 'x-api-key') ?? header(request, 'authorization'),
-    tenantId: header(request, 'tenant-id') ?? organization(request),
-    userId: header(request, 'user-id'),
+    apiKey: headerText(request.headers, 'x-api-key') ?? headerText(request.headers, 'authorization'),
+    tenantId: headerText(request.headers, 'tenant-id') ?? organization(request),
+    userId: userIdOf(request.headers),
     address: request.ip,
   };
 }
 
 function organization(request: FastifyRequest): string | undefined {
-  return /^\/+(api\/+)?v1\//.test(request.url) ? header(request, 'openai-organization') : undefined;
-}
-
-function header(request: FastifyRequest, name: string): string | undefined {
-  const value = request.headers[name];
-  const text = Array.isArray(value) ? value[0] : value;
-  // Header bytes arrive as Latin-1; ids of users are UTF-8 like all text.
-  return text === undefined ? undefined : Buffer.from(text, 'latin1').toString('utf8').trim();
+  return /^\/+(api\/+)?v1\//.test(request.url)
+    ? headerText(request.headers, 'openai-organization')
+    : undefined;
 }

@@ -234,6 +234,14 @@ describe('connecting', () => {
     }
   });
 
+  it('answers 400 for a user-id that is not UTF-8: several users would be one', async () => {
+    for (const userId of ['Andr\xe9', '\xed\xa0\x80'])
+      expect(await refusal(app.url, { key: acme.apiKey, headers: { 'user-id': userId } })).toMatchObject({
+        status: 400,
+        body: { code: 'BAD_INPUT', error: 'user-id: must be UTF-8' },
+      });
+  });
+
   it('lets only a tenant’s own pages in where it has a list of them', async () => {
     const strict = await tenantWith(app, { allowedOrigins: ['https://app.acme.example'] });
     const token = await imToken(app.url, strict, 'bob');

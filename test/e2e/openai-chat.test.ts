@@ -69,13 +69,14 @@ const ledgerOfGone = (serviceId: string) =>
     return rows.length > 0 && rows;
   });
 
-/** How many rows every table of tenants has. */
+/** How many rows every table of tenants has, but those that the ledger is added up in now and then. */
 async function rowCounts(): Promise<Record<string, number>> {
   const tables = await query<{ name: string }>(
     app.databaseUrl,
     `select c.table_name as name from information_schema.columns c
      join information_schema.tables t using (table_schema, table_name)
-     where c.table_schema = 'public' and c.column_name = 'tenant_id' and t.table_type = 'BASE TABLE'`,
+     where c.table_schema = 'public' and c.column_name = 'tenant_id' and t.table_type = 'BASE TABLE'
+       and c.table_name !~ '^usage_(user_)?(hours|days)$'`,
   );
   const counts = tables.map(({ name }) => `select '${name}' as name, count(*)::int as rows from "${name}"`);
   const rows = await query<{ name: string; rows: number }>(app.databaseUrl, counts.join(' union all '));
@@ -1052,6 +1053,25 @@ describe('a conversation with an agent', () => {
     expect(upstream.seen(theirs.model)[0]!.body.messages).toHaveLength(2);
     const users = (await ledger(mine.serviceId)).map(({ user_id: id }) => id as string);
     expect(users).toEqual([acme.keyId, 'ann', 'bob', 'ann']);
+  });
+
+  it('whose name is no text, or whose user is none, is 400 and none begins', async () => {
+    const { slug } = await models.agent();
+    for (const more of [
+      ...['\ud800', '\ud801', 'a\udc00'].map((sessionId) => ({ sessionId })),
+      { sessionId: newSession(), user: '\ud800' },
+    ]) {
+      const body = { model: slug, messages: user('x'), ...more };
+      const { status, body: answer } = await acme.post('/v1/chat/completions', body);
+      expect([more, status, answer.error.type]).toEqual([more, 400, 'invalid_request_error']);
+    }
+    // U+FFFD is a character like any other, and nobody else's.
+    const named = `\ufffd ${newSession()}`;
+    await say(slug, 'one', named);
+    expect(await dialoguesOf(named)).toHaveLength(1);
+    const body = { model: slug, messages: user('x') };
+    const latin = await acme.post('/v1/chat/completions', body, { 'user-id': 'Andr\xe9' });
+    expect([latin.status, latin.text]).toEqual([400, expect.stringContaining('user-id: must be UTF-8')]);
   });
 
   it('named like the dialogue of a rival does not go on in that one', async () => {

@@ -185,6 +185,31 @@ it('a provider is asked under the policy of now, not of the day it was saved', a
   expect((await ask(app.url, 'POST', '/api/admin/model-providers', body, root)).status).toBe(400);
 });
 
+// Each of them passes a check of how addresses look, and throws where one is made of it.
+it.each(['http://[2001:db8::1%eth0]/', 'http://8.8.8.8:99999/', 'http://example.com\ud800/'])(
+  'an address that no client takes is 400 wherever it is written: %j',
+  async (url) => {
+    const lax = await bootApp({}, app.databaseUrl);
+    try {
+      for (const at of [app.url, lax.url]) {
+        const by = { 'x-api-key': acme.apiKey };
+        const provider = { name: 'x', kind: 'openai-compatible', baseUrl: url };
+        const tool = { modelServiceId: acme.serviceId, tools: [{ type: 'mcp', name: 'docs', url }] };
+        const hook = { url, events: ['message.created'] };
+        const answers = [
+          await ask(at, 'POST', '/api/admin/model-providers', provider, by),
+          await ask(at, 'PATCH', `/api/admin/model-providers/${acme.providerId}`, { baseUrl: url }, by),
+          await ask(at, 'POST', '/api/v1/im/webhooks', hook, by),
+          await ask(at, 'POST', `/api/admin/assistants/${acme.assistantId}/versions`, tool, by),
+        ];
+        expect(answers.map(({ status }) => status)).toEqual([400, 400, 400, 400]);
+      }
+    } finally {
+      await lax.close();
+    }
+  },
+);
+
 it('a tool, a webhook and a recording are not looked for inside either', async () => {
   const spec = {
     openapi: '3.1.0',

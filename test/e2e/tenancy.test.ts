@@ -419,6 +419,16 @@ describe('a page in a browser', () => {
     expect((await tenant.get('/copywriting/dialogue/list')).status).toBe(200);
   });
 
+  it('names its origins as browsers do, or not at all', async () => {
+    const tenant = await app.tenant();
+    const path = `/api/admin/tenants/${tenant.id}`;
+    for (const one of ['http://a:99999/', 'https://[::1', 'https://app.example/', 'https://App.example']) {
+      const body = { allowedOrigins: [one] };
+      const { status } = await ask(app.url, 'PATCH', path, body, { 'x-api-key': ROOT_KEY });
+      expect([one, status]).toEqual([one, 400]);
+    }
+  });
+
   it('may ask before it sends', async () => {
     const answer = await ask(app.url, 'OPTIONS', '/api/copywriting/dialogue/list', undefined, {
       origin,

@@ -1,3 +1,4 @@
+import { SecretBox } from '../../src/common';
 import { query } from '../support/database';
 
 /** What holds of the database whatever was asked for: each statement finds the rows that a request left half-written. */
@@ -25,16 +26,39 @@ const NEVER: Readonly<Record<string, string>> = {
   'a member of nothing': `select m.user_id from conversation_members m
     where not exists (select 1 from conversations c where c.id = m.conversation_id)`,
   'text with NUL or half a surrogate pair': `select id from messages where frame like '%\\\\u0000%'`,
+  'an app whose variables are no list of names': `select id, variables from generation_apps
+    where jsonb_typeof(variables) <> 'array' or exists (select 1 from jsonb_array_elements(variables) v
+      where jsonb_typeof(v) <> 'object' or jsonb_typeof(v -> 'name') is distinct from 'string' or v ->> 'name' = '')`,
   'a published version of another assistant': `select a.id from assistants a join assistant_versions v
     on v.id = a.published_version_id where v.assistant_id <> a.id`,
 };
 
 /** Names of what should never be and is, with the first rows. */
-export async function halfWritten(databaseUrl: string): Promise<Record<string, unknown>> {
+export async function halfWritten(databaseUrl: string, secretKey: string): Promise<Record<string, unknown>> {
   const found: Record<string, unknown> = {};
   for (const [name, sql] of Object.entries(NEVER)) {
     const rows = await query(databaseUrl, `${sql} limit 3`);
     if (rows.length > 0) found[name] = rows;
   }
+  const unreadable = await unreadableCredentials(databaseUrl, new SecretBox(secretKey));
+  if (unreadable.length > 0) found["credentials that can't be read as a list of keys"] = unreadable;
   return found;
 }
+
+/** Providers whose credentials are not what they are read as. */
+async function unreadableCredentials(databaseUrl: string, box: SecretBox): Promise<unknown[]> {
+  const rows = await query(
+    databaseUrl,
+    'select id::text, credentials from model_providers where credentials is not null',
+  );
+  return rows
+    .map(({ id, credentials }) => ({ id, text: box.tryOpen(credentials as string, id as string) }))
+    .filter(({ text }) => !isListOfKeys(text === null ? null : JSON.parse(text)));
+}
+
+const isListOfKeys = (value: unknown): boolean =>
+  Array.isArray(value) &&
+  (value as unknown[]).every((one) => {
+    const { apiKey, weight } = (one ?? {}) as Record<string, unknown>;
+    return typeof apiKey === 'string' && apiKey !== '' && typeof weight === 'number' && weight >= 0;
+  });

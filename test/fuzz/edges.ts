@@ -70,6 +70,46 @@ const ANYWHERE: readonly (readonly [string, unknown])[] = [
   ['deep lists', nested(DEEP, 1, (inner) => [inner])],
 ];
 
+const WHERE = '127.0.0.1:9';
+/** Addresses on which checks of them and `new URL` are of different minds, and what an address may hold besides. */
+const URLS: readonly (readonly [string, unknown])[] = [
+  ['a zone id', 'http://[fe80::1%eth0]/'],
+  ['no such port', 'http://127.0.0.1:99999/'],
+  ['a host with half a surrogate pair', 'http://127.0.0.1\ud800/'],
+  ['a path with half a surrogate pair', `http://${WHERE}/\udc00`],
+  ['userinfo', `http://ann:secret@${WHERE}/`],
+  ['a user alone', `http://ann@${WHERE}/`],
+  ['no host', 'http://'],
+  ['half a bracket', 'http://[::1'],
+  ['no slashes', `http:${WHERE}`],
+  ['backslashes', `http:\\\\${WHERE}\\`],
+  ['blanks around it', ` http://${WHERE}/ `],
+  ['a line break in it', `http://${WHERE}/\na`],
+  ['percent signs of nothing', `http://${WHERE}/%zz?%`],
+  ['a name that can be none', 'http://a..b/'],
+  ['a fragment', `http://${WHERE}/#a`],
+  ['a path', `http://${WHERE}/a`],
+  ['an address as one number', 'http://2130706433:9/'],
+  ['capitals', `HTTP://${WHERE}/`],
+  ['its usual port', 'http://127.0.0.1:80'],
+  ['another scheme', `ftp://${WHERE}/`],
+];
+const WEB = /^https?:\/\//;
+
+/** What depends on what the place holds in the valid body. */
+function ofValue(value: unknown): (readonly [string, unknown])[] {
+  if (typeof value === 'string' && WEB.test(value)) return [...URLS];
+  if (!Array.isArray(value) || value.length === 0) return [];
+  const list = value as unknown[];
+  return [
+    ['a list of itself', [list]],
+    ['itself beside a list of it', [...list, list]],
+    ['a list of a list of itself', [[list]]],
+    ['itself beside an empty list', [...list, []]],
+    ['a list of an empty list', [[]]],
+  ];
+}
+
 /** At the limits that its schema tells, and just past them. */
 function atLimits({ maxLength, minLength, minimum, maximum, maxItems, items }: Schema): [string, unknown][] {
   const edges: [string, unknown][] = [];
@@ -88,10 +128,23 @@ function atLimits({ maxLength, minLength, minimum, maximum, maxItems, items }: S
 /** The schema of a place, references followed. */
 export type Resolve = (schema: Schema) => Schema;
 
+interface Place {
+  readonly path: Path;
+  readonly schema: Schema;
+  /** What is there in the valid body. */
+  readonly value: unknown;
+}
+
+const edgesOf = ({ schema, value }: Place): (readonly [string, unknown])[] => [
+  ...ANYWHERE,
+  ...ofValue(value),
+  ...atLimits(schema),
+];
+
 /** Every place of a value: the fields its schema knows, whether the value has them or not, and what it holds itself. */
-function places(schema: Schema, value: unknown, resolve: Resolve, path: Path = []): [Path, Schema][] {
+function places(schema: Schema, value: unknown, resolve: Resolve, path: Path = []): Place[] {
   const known = resolve(schema);
-  const found: [Path, Schema][] = path.length > 0 ? [[path, known]] : [];
+  const found: Place[] = path.length > 0 ? [{ path, schema: known, value }] : [];
   if (Array.isArray(value)) {
     const [first] = value as unknown[];
     if (first !== undefined) found.push(...places(known.items ?? {}, first, resolve, [...path, 0]));
@@ -119,10 +172,10 @@ function changed(value: unknown, [step, ...rest]: Path, to: unknown): unknown {
 
 /** Each place of a valid body at each of its edges, one at a time. */
 export function mutations(schema: Schema, valid: unknown, resolve: Resolve): Mutation[] {
-  return places(schema, valid, resolve).flatMap(([path, place]) =>
-    [...ANYWHERE, ...atLimits(place)].map(([edge, to]) => ({
-      label: `${path.join('.')}: ${edge}`,
-      body: changed(valid, path, to),
+  return places(schema, valid, resolve).flatMap((place) =>
+    edgesOf(place).map(([edge, to]) => ({
+      label: `${place.path.join('.')}: ${edge}`,
+      body: changed(valid, place.path, to),
     })),
   );
 }
@@ -134,11 +187,11 @@ export function mixture(schema: Schema, valid: unknown, resolve: Resolve, random
   const labels: string[] = [];
   let body = valid;
   for (let count = 2 + Math.floor(random() * 3); count > 0 && all.length > 0; count -= 1) {
-    const [path, place] = pick(all);
-    const [edge, to] = pick([...ANYWHERE, ...atLimits(place)]);
+    const place = pick(all);
+    const [edge, to] = pick(edgesOf(place));
     try {
-      body = changed(body, path, to);
-      labels.push(`${path.join('.')}: ${edge}`);
+      body = changed(body, place.path, to);
+      labels.push(`${place.path.join('.')}: ${edge}`);
     } catch {
       // An earlier edge left no such place.
     }

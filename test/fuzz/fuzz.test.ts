@@ -1,4 +1,4 @@
-import { ask, eventually, makeTenant, ROOT_KEY, says, type TestTenant } from '../support/app';
+import { ask, eventually, makeTenant, ROOT_KEY, says, SECRET_KEY, type TestTenant } from '../support/app';
 import { Channel } from '../support/channel';
 import { freshDatabase } from '../support/database';
 import { connect, imToken } from '../support/im';
@@ -56,7 +56,7 @@ beforeAll(async () => {
   server = await Server.start({
     DATABASE_URL: database.url,
     PARLEY_ROOT_KEY: ROOT_KEY,
-    PARLEY_SECRET_KEY: 'secret-of-the-tests-0123456789abcdef',
+    PARLEY_SECRET_KEY: SECRET_KEY,
     IM_TOKENS_PER_MINUTE: '1000000',
     IM_FRAMES_PER_SECOND: '1000000',
     IM_FRAMES_BURST: '1000000',
@@ -327,9 +327,9 @@ it('answers every frame of the agent channel, at every edge, without a defect', 
 
 it('has told the rival nothing, left no row half written, and logged no defect', async () => {
   const found = await eventually(async () => {
-    const rows = await halfWritten(database.url);
+    const rows = await halfWritten(database.url, SECRET_KEY);
     return Object.keys(rows).length === 0 ? rows : null;
-  }).catch(() => halfWritten(database.url));
+  }).catch(() => halfWritten(database.url, SECRET_KEY));
   expect(found).toEqual({});
   const { body } = await rival.get('/api/admin/dialogues');
   expect(body.items ?? body.data).toEqual([]);

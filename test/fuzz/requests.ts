@@ -61,7 +61,23 @@ function givenOf(tenant: TestTenant, things: Things): Record<string, Record<stri
   const nowhere = 'http://127.0.0.1:9';
   const [appKey, appSecret] = tenant.apiKey.split(/(?<=^pk_\d+)_/);
   const user = { userId: 'ann' };
-  const version = { modelServiceId, contextPolicy: {}, tools: [], suggestedQuestions: [], parameters: {} };
+  const tool = {
+    type: 'openapi',
+    name: 'shop',
+    baseUrl: `${nowhere}/v1`,
+    spec: {
+      openapi: '3.1.0',
+      info: { title: 'x', version: '1' },
+      paths: { '/x': { get: { operationId: 'x' } } },
+    },
+  };
+  const version = {
+    modelServiceId,
+    contextPolicy: {},
+    tools: [tool],
+    suggestedQuestions: ['x'],
+    parameters: {},
+  };
   const app = {
     modelServiceId,
     type: 0,
@@ -75,6 +91,7 @@ function givenOf(tenant: TestTenant, things: Things): Record<string, Record<stri
     headers: {},
     quirks: {},
     maxConcurrency: null,
+    credentials: [{ apiKey: 'sk-x', weight: 1 }],
   };
   const service = { providerId: tenant.providerId, model: 'echo', parameters: {}, fallbackIds: [], type: 0 };
   const key = { scopes: ['im'], expiresAt: null, allowedAddresses: [], limits: {} };
@@ -89,7 +106,12 @@ function givenOf(tenant: TestTenant, things: Things): Record<string, Record<stri
     greeting: 'x',
     suggestedQuestions: [],
   };
-  const settings = { allowedOrigins: [], limits: {}, retentionDays: null, status: 'active' };
+  const settings = {
+    allowedOrigins: ['https://app.example'],
+    limits: {},
+    retentionDays: null,
+    status: 'active',
+  };
   return {
     SendMessage: {
       speechUserDialogueMessage: { content: 'Hello' },
@@ -219,6 +241,10 @@ export function casesOf(
       edges.push(made(label, { body: JSON.stringify(body) }));
     }
     for (const [label, body] of NO_BODIES) edges.push(made(`body: ${label}`, { body }));
+    // Neither is compressed: what the header says is not so.
+    edges.push(made('said to be gzip', { headers: { ...headers, 'content-encoding': 'gzip' } }));
+    edges.push(made('said to be of two codings', { headers: { ...headers, 'content-encoding': 'gzip, x' } }));
+    edges.push(made('in chunks', { headers: { ...headers, 'transfer-encoding': 'chunked' } }));
     edges.push(made('no body', { body: undefined }));
     edges.push(made('another type', { headers: { ...headers, 'content-type': 'text/plain' } }));
     edges.push(

@@ -210,7 +210,8 @@ function open(
       headers: {
         ...(payload !== undefined && {
           'content-type': 'application/json',
-          'content-length': Buffer.byteLength(payload),
+          // In chunks its length is not told.
+          ...(headers['transfer-encoding'] === undefined && { 'content-length': Buffer.byteLength(payload) }),
         }),
         ...headers,
       },

@@ -61,6 +61,53 @@ export function EmptyIsAbsent(): PropertyDecorator {
 /** NUL and lone surrogates, as JSON.stringify escapes them; an escaped backslash before the `u` is just text. jsonb holds neither. */
 const UNSTORABLE = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f][0-9a-f]{2})/i;
 
+const MAX_URL_CHARS = 2_000;
+const MAX_ORIGIN_CHARS = 300;
+/** What `new URL` would drop, or read as a slash, is no part of what anybody means. */
+const HTTP_URL = /^https?:\/\/[^\s\p{Cc}\\]+$/iu;
+
+/**
+ * An http or https URL of at most 2,000 characters that `new URL` takes, as everything does that will ask there: other
+ * checks take what it throws at, such as the zone id of an IPv6 address. `credentials: false`: with none of them in it.
+ */
+export function IsHttpUrl({ credentials = true } = {}): PropertyDecorator {
+  return ValidateBy({
+    name: 'isHttpUrl',
+    validator: {
+      validate: (value) => isHttpUrl(value) && (credentials || !holdsCredentials(new URL(value))),
+      defaultMessage: () =>
+        `$property must be an http(s) URL of at most ${MAX_URL_CHARS} characters${credentials ? '' : ', without credentials'}`,
+    },
+  });
+}
+
+function isHttpUrl(value: unknown): value is string {
+  return (
+    typeof value === 'string' &&
+    value.length <= MAX_URL_CHARS &&
+    value.isWellFormed() &&
+    HTTP_URL.test(value) &&
+    URL.canParse(value)
+  );
+}
+
+const holdsCredentials = ({ username, password }: URL): boolean => username !== '' || password !== '';
+
+/** An origin exactly as a browser sends it: what is written otherwise would never be met. */
+export function IsOrigin(options?: ValidationOptions): PropertyDecorator {
+  return ValidateBy(
+    {
+      name: 'isOrigin',
+      validator: {
+        validate: (value) =>
+          isHttpUrl(value) && value.length <= MAX_ORIGIN_CHARS && new URL(value).origin === value,
+        defaultMessage: () => '$property must hold origins such as https://app.example',
+      },
+    },
+    options,
+  );
+}
+
 /** A plain JSON object whose text is at most `maxChars` long and holds no NUL. */
 export function IsJsonObject(maxChars: number, options?: ValidationOptions): PropertyDecorator {
   return ValidateBy(

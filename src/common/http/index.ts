@@ -7,6 +7,7 @@ export * from './constraints';
 export * from './decorators';
 export * from './error-filter';
 export * from './exact-body';
+export * from './header-text';
 export * from './idempotency';
 export * from './preflight';
 export * from './unreadable';
