@@ -35,7 +35,8 @@ describe('what a frame costs', () => {
     ['{"type":"ack","conversationId":"1","seq":3}', 'ack'],
     ['{"conversationId":"1","type" : "read","seq":3}', 'read'],
     ['{"type":"ping"}', 'ping'],
-    ['{"type":"single","source":1,"target":2,"msg":{"type":"ping"}}', 'ping'],
+    ['{"type":"single","source":1,"target":2,"msg":{"type":"ping"}}', undefined],
+    ['{"source":1,"msg":{"type":"ping"},"type":"single"}', 'ping'],
     ['{"type":"single","source":1,"target":2,"msg":{}}', undefined],
     [`{"type":"ping","pad":"${'x'.repeat(512)}"}`, undefined],
   ])('seems to be what a small frame says: %s', (text, kind) => {
