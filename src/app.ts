@@ -36,7 +36,7 @@ import { messageEntities } from './messages';
 import { modelServiceEntities } from './model-services';
 import { createLogger, PinoLogger } from './observability';
 import { asksForSocket, SocketServer } from './realtime';
-import { AccessWatch, admitRequests, Authenticator, tenancyEntities } from './tenancy';
+import { AccessWatch, admitAgain, admitRequests, Authenticator, tenancyEntities } from './tenancy';
 
 export const entities: DataSourceOptions['entities'] = [
   ...tenancyEntities,
@@ -164,6 +164,7 @@ export async function startApp({ databaseUrl, ...foundations }: AppSettings): Pr
   shareFairly(server, nest.get(FairShares), (request) => request.principal?.tenantId);
   countLongBodies(server);
   continueBodies(server);
+  admitAgain(server, nest.get(Authenticator), nest.get(AccessWatch));
   await nest.get(NodeRegistry).join();
   serveDocs(nest);
   const http: HttpServer = nest.getHttpServer();

@@ -1,12 +1,13 @@
 import type { FastifyInstance } from 'fastify';
 import { AppError } from './common';
 import { hasBody } from './common/http';
+import { TenantSlots } from './fairness';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
     /** Takes `multipart/form-data`; every other route refuses it. */
     takesForm?: boolean;
-    /** Longer bodies than BODY_LIMIT_BYTES, up to so many bytes: a file may be in the JSON. 32 at once in a process. */
+    /** Longer bodies than BODY_LIMIT_BYTES, up to so many bytes: a file may be in the JSON. 32 at once in a process, 16 of a tenant. */
     maxBodyBytes?: number;
   }
 }
@@ -41,19 +42,21 @@ export function takeLongBodies(server: FastifyInstance): void {
   });
 }
 
-/** Of who was let in: no more long bodies at once than memory has room for. */
+/** Of who was let in: no more long bodies at once than memory has room for, and half of them at most of one tenant. */
 export function countLongBodies(server: FastifyInstance): void {
-  let longBodies = 0;
+  const slots = new TenantSlots('recordings', MAX_LONG_BODIES_AT_ONCE);
   server.addHook('onRequest', (request, { raw }, done) => {
     const { takesForm, maxBodyBytes } = request.routeOptions.config;
     // Who left while the key was looked up closes nothing any more.
     if (maxBodyBytes === undefined || raw.destroyed) return done();
     if (takesForm && hasBody(request.headers) && !READABLE_TYPE.test(request.headers['content-type'] ?? ''))
       return done(new AppError('UNSUPPORTED_MEDIA_TYPE', { message: EITHER }));
-    if (longBodies >= MAX_LONG_BODIES_AT_ONCE)
-      return done(new AppError('OVERLOADED', { retryAfterSeconds: 1 }));
-    longBodies += 1;
-    raw.once('close', () => (longBodies -= 1));
+    try {
+      // Nobody comes so far without a key: no such route is open to all.
+      raw.once('close', slots.take(request.principal!.tenantId));
+    } catch (error) {
+      return done(error as AppError);
+    }
     done();
   });
 }

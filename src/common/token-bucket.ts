@@ -24,6 +24,11 @@ export class TokenBucket {
     return true;
   }
 
+  /** What was taken and not used after all; above the burst nothing stays. */
+  giveBack(amount: number): void {
+    this.tokens += amount;
+  }
+
   /** What was left after the last one. */
   get left(): number {
     return this.tokens;

@@ -197,9 +197,15 @@ export const VARIABLES = {
     10_737_418_240,
   ),
   MAX_CONCURRENT_REPLIES: integer(
-    'replies a process writes at once; more are refused with 503',
+    'replies, completions and generations of all tenants that a process writes at once; more are refused with 503',
     5_000,
     1,
+    1_000_000,
+  ),
+  TENANT_MAX_REPLIES: integer(
+    'of them, those of one tenant, so that others find some; more are refused with 429. 0: half of MAX_CONCURRENT_REPLIES, rounded up',
+    0,
+    0,
     1_000_000,
   ),
   MAX_REPLY_CHARS: integer(

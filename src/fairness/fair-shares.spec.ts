@@ -248,6 +248,48 @@ describe('large bodies', () => {
     scene.come(A, 'a1', { bodyBytes: null });
   });
 
+  it('of unknown length are refused before they are parsed, as if their length had been announced', async () => {
+    const scene = new Scene();
+    scene.shares.heard(B);
+    scene.come(A, 'a0', { bodyBytes: null });
+    // All that is left is reserved until it is known how long that one is.
+    expect(scene.refusal(A, { bodyBytes: null })).toMatchObject({ code: 'RATE_LIMITED' });
+    expect(scene.refusal(A, { bodyBytes: 16_385 })).toMatchObject({ code: 'RATE_LIMITED' });
+    scene.shares.bodyCame(scene.tickets.get('a0')!, 16_384);
+    scene.come(A, 'a1', { bodyBytes: null });
+    scene.shares.bodyCame(scene.tickets.get('a1')!, 90_000);
+    scene.come(A, 'a2', { bodyBytes: null });
+    expect(() => scene.shares.bodyCame(scene.tickets.get('a2')!, 16_385)).not.toThrow();
+    scene.now = 100;
+    scene.come(A, 'a3', { bodyBytes: null });
+    scene.come(B, 'b0', { bodyBytes: null });
+    await scene.end('a3', 'b0');
+    expect(scene.shares.counts.tenants).toBe(1);
+  });
+
+  it('of unknown length that came beside each other are parsed only as far as there is something left', () => {
+    const scene = new Scene({ largeBytesPerSecond: 600_000 });
+    scene.shares.heard(B);
+    for (const name of ['a0', 'a1', 'a2']) scene.come(A, name, { bodyBytes: null });
+    expect(scene.refusal(A, { bodyBytes: null })).toMatchObject({ code: 'RATE_LIMITED' });
+    const came = (name: string) => () => scene.shares.bodyCame(scene.tickets.get(name)!, 300_000);
+    expect(came('a0')).not.toThrow();
+    // Of 300,000 bytes the last step is begun: they count twice, all that was there.
+    for (const name of ['a1', 'a2']) expect(came(name)).toThrow('more than 600000 bytes a second');
+    expect(scene.refusal(A, { bodyBytes: null })).toMatchObject({ code: 'RATE_LIMITED' });
+  });
+
+  it('that are given up before they are there give back what was reserved', async () => {
+    const scene = new Scene();
+    scene.shares.heard(B);
+    for (let n = 0; n < 5; n += 1) {
+      scene.come(A, 'a0', { bodyBytes: null });
+      await scene.end('a0');
+    }
+    scene.come(A, 'a1', { bodyBytes: 100_000 });
+    expect(scene.refusal(A, { bodyBytes: null })).toMatchObject({ code: 'RATE_LIMITED' });
+  });
+
   it('of a tenant that is alone are not counted', () => {
     const scene = new Scene();
     for (let n = 0; n < 5; n += 1) scene.come(A, `a${n}`, { bodyBytes: 1_000_000 });

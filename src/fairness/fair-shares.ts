@@ -44,6 +44,8 @@ export class Ticket {
     readonly connection: Connection,
     /** It is to ask a provider: it keeps its place for a moment only, not while it waits for the answer. */
     readonly asks: boolean,
+    /** Of its tenant's large bodies, what stands for one whose length is not known yet. */
+    public reservedBytes: number,
   ) {}
 }
 
@@ -95,7 +97,7 @@ export class FairShares {
 
   /**
    * Counts a request that has come, before its body is read; `bodyBytes` is null where its length was not announced:
-   * `bodyCame` tells it. Throws RATE_LIMITED; else `leave` must follow.
+   * some are reserved until `bodyCame` tells it. Throws RATE_LIMITED; else `leave` must follow.
    */
   enter(
     tenantId: TenantId,
@@ -105,22 +107,31 @@ export class FairShares {
     this.heard(tenantId);
     let share = this.shares.get(tenantId);
     if (!share) this.shares.set(tenantId, (share = new Share(tenantId)));
+    let reservedBytes = 0;
     try {
       if (share.underWay.size >= this.limits.requests) this.admit(share);
-      if (bodyBytes === null || bodyBytes > LARGE_BODY_BYTES) this.charge(tenantId, bodyBytes ?? 0);
+      if (bodyBytes === null) reservedBytes = this.reserve(tenantId);
+      else if (bodyBytes > LARGE_BODY_BYTES) this.charge(tenantId, bodyBytes);
     } catch (error) {
       this.refused += 1;
       this.forget(share);
       throw error;
     }
-    const ticket = new Ticket(share, connection, asks);
+    const ticket = new Ticket(share, connection, asks, reservedBytes);
     share.underWay.add(ticket);
     return ticket;
   }
 
-  /** A body whose length nobody had announced. */
-  bodyCame({ share }: Ticket, bytes: number): void {
-    if (bytes > LARGE_BODY_BYTES && this.inCompany) this.take(share.tenantId, bytes);
+  /** A body whose length nobody had announced is there, and about to be parsed. RATE_LIMITED, as if it had been announced. */
+  bodyCame(ticket: Ticket, bytes: number): void {
+    this.giveBack(ticket);
+    if (bytes <= LARGE_BODY_BYTES) return;
+    try {
+      this.charge(ticket.share.tenantId, bytes);
+    } catch (error) {
+      this.refused += 1;
+      throw error;
+    }
   }
 
   /** Calls `start` when it is this request's turn: at once, or later unless it has left by then. */
@@ -146,6 +157,8 @@ export class FairShares {
     } else this.yield(ticket);
     ticket.state = 'past';
     ticket.start = undefined;
+    // A body that never came to be parsed held up nobody.
+    this.giveBack(ticket);
     share.underWay.delete(ticket);
     this.forget(share);
   }
@@ -170,6 +183,20 @@ export class FairShares {
       message: `This tenant sends more than ${perSecond} bytes a second in bodies over ${LARGE_BODY_BYTES} bytes; come back later.`,
       retryAfterSeconds: Math.max(1, bucket.waitMs(perSecond) / 1_000),
     });
+  }
+
+  /** For a body of unknown length: those that come at once are not all let in by what is left for one. */
+  private reserve(tenantId: TenantId): number {
+    if (!this.inCompany) return 0;
+    const bytes = Math.min(STEP_BYTES, this.limits.largeBytesPerSecond);
+    this.charge(tenantId, bytes);
+    return bytes;
+  }
+
+  private giveBack(ticket: Ticket): void {
+    if (ticket.reservedBytes === 0) return;
+    this.bucketOf(ticket.share.tenantId).giveBack(ticket.reservedBytes);
+    ticket.reservedBytes = 0;
   }
 
   private take(tenantId: TenantId, bytes: number): boolean {

@@ -3,6 +3,7 @@ import { Config } from '../config';
 import { ObservabilityModule } from '../observability';
 import { FairShares } from './fair-shares';
 import { FairnessMetrics } from './fairness-metrics';
+import { ReplySlots } from './tenant-slots';
 
 /** Fairness: what each tenant may have of this process while others want some of it, too. Knows no wire and no table. */
 @Global()
@@ -22,7 +23,13 @@ import { FairnessMetrics } from './fairness-metrics';
           largeBytesPerSecond: env.TENANT_LARGE_BODY_BYTES_PER_SECOND,
         }),
     },
+    {
+      provide: ReplySlots,
+      inject: [Config],
+      useFactory: ({ env }: Config) =>
+        new ReplySlots('replies', env.MAX_CONCURRENT_REPLIES, env.TENANT_MAX_REPLIES),
+    },
   ],
-  exports: [FairShares],
+  exports: [FairShares, ReplySlots],
 })
 export class FairnessModule {}

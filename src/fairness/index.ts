@@ -1,3 +1,4 @@
 export * from './fair-shares';
 export * from './fairness.module';
 export * from './share-fairly';
+export * from './tenant-slots';

@@ -5,8 +5,6 @@ import type { FairShares, Ticket } from './fair-shares';
 declare module 'fastify' {
   interface FastifyRequest {
     ticket?: Ticket;
-    /** Of a body in chunks: what had come before it, its first packet perhaps among it. */
-    bytesBefore?: number;
   }
 }
 
@@ -62,15 +60,23 @@ export function shareFairly(
       return refuse(reply, error);
     }
     request.ticket = ticket;
-    if (bodyBytes === null) request.bytesBefore = request.socket.bytesRead;
+    if (bodyBytes === null) {
+      request.measureBody = (bytes) => {
+        try {
+          shares.bodyCame(ticket, bytes);
+          return undefined;
+        } catch (error) {
+          return refuse(reply, error);
+        }
+      };
+    }
     raw.once('close', () => shares.leave(ticket));
   });
 
   server.addHook('preValidation', (request, _reply, done) => {
-    const { ticket, bytesBefore } = request;
-    if (!ticket) return done();
-    if (bytesBefore !== undefined) shares.bodyCame(ticket, request.socket.bytesRead - bytesBefore);
-    shares.work(ticket, done);
+    const { ticket } = request;
+    if (ticket) shares.work(ticket, done);
+    else done();
   });
 }
 

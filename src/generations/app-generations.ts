@@ -109,10 +109,17 @@ export class AppGenerations {
       prompt,
       parameters: app.parameters,
     };
-    const { id, isNew } = await this.store(principal, draft, service, idempotency);
-    if (isNew && app.type === GENERATION_TYPE.text) this.texts.begin(draft, service);
-    if (isNew && app.type === GENERATION_TYPE.image) this.images.hint();
-    return { id, type: app.type, isNew };
+    let giveBack = app.type === GENERATION_TYPE.text ? this.texts.admit(tenantId) : null;
+    try {
+      const { id, isNew } = await this.store(principal, draft, service, idempotency);
+      if (isNew && giveBack) {
+        this.texts.begin(draft, service, giveBack);
+        giveBack = null;
+      } else if (isNew) this.images.hint();
+      return { id, type: app.type, isNew };
+    } finally {
+      giveBack?.();
+    }
   }
 
   /** The record, who answers for it, and what it may cost, in one transaction: a crash leaves all or nothing. */
@@ -123,7 +130,6 @@ export class AppGenerations {
     idempotency: Idempotency | null,
   ): Promise<{ id: GenerationRecordId; isNew: boolean }> {
     const isText = draft.type === GENERATION_TYPE.text;
-    if (isText) this.texts.admit();
     const quota = await this.quotas.of(principal);
     return this.database.transaction(tenantScope(draft.tenantId), async (tx) => {
       const created = await this.records.create(tx, draft, idempotency);

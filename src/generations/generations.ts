@@ -1,6 +1,7 @@
 import { Injectable, type OnModuleDestroy } from '@nestjs/common';
 import { AppError, badInput, IdGenerator, Shutdown, within, type MessageId, type Principal } from '../common';
 import { Config } from '../config';
+import { ReplySlots } from '../fairness';
 import {
   appErrorOf,
   estimateTokens,
@@ -70,6 +71,7 @@ export class Generations implements OnModuleDestroy {
     private readonly driver: MediaDriver,
     private readonly metering: Metering,
     private readonly costs: ImageCosts,
+    private readonly slots: ReplySlots,
     private readonly shutdown: Shutdown,
   ) {}
 
@@ -142,12 +144,13 @@ export class Generations implements OnModuleDestroy {
   ): Promise<Counted<R>> {
     if (work.service.type !== work.type) throw badInput('model', `is not ${work.kind}`);
     this.shutdown.refuseWork();
-    if (this.running.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
-      throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
-    }
-    const running = this.askAndRecord(principal, work);
+    const giveBack = this.slots.take(principal.tenantId);
+    const running = this.askAndRecord(principal, work).finally(() => {
+      this.running.delete(running);
+      giveBack();
+    });
     this.running.add(running);
-    return running.finally(() => this.running.delete(running));
+    return running;
   }
 
   private async askAndRecord<R extends { usage: TextUsage | null; attempts: number }>(

@@ -11,6 +11,7 @@ import {
   type TenantId,
 } from '../common';
 import { Config } from '../config';
+import { ReplySlots } from '../fairness';
 import { ProviderError, TextDrivers, type ResolvedService, type TextResult } from '../model-services';
 import { StreamLog, type ReplyText, type StreamEnd } from '../realtime';
 import { AccessWatch } from '../tenancy';
@@ -42,6 +43,7 @@ export class TextGenerations implements OnApplicationBootstrap, OnModuleDestroy 
     private readonly endings: GenerationEndings,
     private readonly shutdown: Shutdown,
     private readonly access: AccessWatch,
+    private readonly slots: ReplySlots,
   ) {}
 
   /** What a suspended tenant's users asked for ends as `stopped`. */
@@ -55,18 +57,23 @@ export class TextGenerations implements OnApplicationBootstrap, OnModuleDestroy 
     );
   }
 
-  /** SHUTTING_DOWN, OVERLOADED: to be asked before anything is stored. */
-  admit(): void {
+  /**
+   * To be asked before anything is stored; returns what gives the place back, which `begin` takes over. SHUTTING_DOWN,
+   * OVERLOADED, RATE_LIMITED.
+   */
+  admit(tenantId: TenantId): () => void {
     this.shutdown.refuseWork();
-    if (this.entries.size >= this.config.env.MAX_CONCURRENT_REPLIES)
-      throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
+    return this.slots.take(tenantId);
   }
 
   /** Begins to write what is stored as `running`; its pieces are in the StreamLog under its id from now on. */
-  begin(draft: GenerationDraft, service: ResolvedService): void {
+  begin(draft: GenerationDraft, service: ResolvedService, giveBack: () => void): void {
     const controller = new AbortController();
     const written = this.streams.open(draft.tenantId, streamOf(draft.id));
-    const done = this.write(draft, service, controller, written).finally(() => this.entries.delete(draft.id));
+    const done = this.write(draft, service, controller, written).finally(() => {
+      this.entries.delete(draft.id);
+      giveBack();
+    });
     this.entries.set(draft.id, { draft, controller, done });
     if (this.shutdown.begun) controller.abort(new Aborted('interrupted'));
   }

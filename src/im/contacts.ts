@@ -15,6 +15,7 @@ import {
   type MessageId,
   type Principal,
 } from '../common';
+import { ShareTaken } from '../fairness';
 import {
   ASSISTANT_PREFIX,
   ConversationsRepository,
@@ -289,7 +290,9 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
   private async postpone(request: ReplyRequest, error: unknown): Promise<void> {
     const code = error instanceof AppError ? error.code : 'INTERNAL';
     if (code === 'INTERNAL') this.logger.error({ err: error }, 'an assistant did not answer');
-    const passes = ['STORAGE_UNAVAILABLE', 'SHUTTING_DOWN', 'OVERLOADED', 'REPLY_IN_PROGRESS'].includes(code);
+    const passes =
+      error instanceof ShareTaken ||
+      ['STORAGE_UNAVAILABLE', 'SHUTTING_DOWN', 'OVERLOADED', 'REPLY_IN_PROGRESS'].includes(code);
     const delay = code === 'REPLY_IN_PROGRESS' ? BUSY_RETRY_MS : FAILURE_RETRY_MS;
     try {
       if (passes || request.attempts < MAX_ATTEMPTS) await this.requests.release(request, delay);
@@ -305,6 +308,7 @@ export class Contacts implements OnApplicationBootstrap, BeforeApplicationShutdo
 /** What is wrong for good is told in the conversation, where the user waits for an answer. */
 function tellable(error: unknown): Outcome | null {
   if (!(error instanceof AppError) || error.status >= 500 || error.code === 'REPLY_IN_PROGRESS') return null;
+  if (error instanceof ShareTaken) return null;
   const counts = { promptTokens: 0, completionTokens: 0, totalTokens: 0, credits: 0 };
   return {
     text: '',

@@ -10,8 +10,9 @@ import {
   ApiTags,
 } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { AppError, badInput, type Principal, type TenantId } from '../common';
+import { badInput, type Principal, type TenantId } from '../common';
 import { Caller, readAudioForm, Scopes, validation, whilePresent } from '../common/http';
+import { TenantSlots } from '../fairness';
 import { audioFormatOf, Generations, ImageFetcher } from '../generations';
 import { ModelServicesRepository, type ResolvedService } from '../model-services';
 import { vectorIn } from './embedding-vectors';
@@ -32,7 +33,7 @@ const MAX_UPLOADS_AT_ONCE = 32;
 @Controller(['v1', 'api/v1'])
 export class MediaController {
   private readonly checks = validation('ignored');
-  private uploads = 0;
+  private readonly uploads = new TenantSlots('recordings', MAX_UPLOADS_AT_ONCE);
 
   constructor(
     private readonly services: ModelServicesRepository,
@@ -103,12 +104,11 @@ export class MediaController {
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ) {
-    if (this.uploads >= MAX_UPLOADS_AT_ONCE) throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
-    this.uploads += 1;
+    const giveBack = this.uploads.take(caller.tenantId);
     try {
       return await whilePresent(reply, (signal) => this.transcript(caller, request, reply, signal));
     } finally {
-      this.uploads -= 1;
+      giveBack();
     }
   }
 

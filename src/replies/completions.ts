@@ -9,6 +9,7 @@ import {
   type Principal,
 } from '../common';
 import { Config } from '../config';
+import { ReplySlots } from '../fairness';
 import {
   appErrorOf,
   estimatePromptTokens,
@@ -25,7 +26,6 @@ import {
 } from '../model-services';
 import { estimateOf, Metering, type MeteredRequest, type Wire } from '../usage';
 import { tenantOf } from './access';
-import { LiveReplies } from './live-replies';
 import { ToolRunner, type AssistantTools } from './tool-runner';
 
 export interface CompletionRequest {
@@ -67,7 +67,7 @@ export class Completions implements OnModuleDestroy {
     private readonly config: Config,
     private readonly ids: IdGenerator,
     private readonly tools: ToolRunner,
-    private readonly live: LiveReplies,
+    private readonly slots: ReplySlots,
     private readonly metering: Metering,
     private readonly shutdown: Shutdown,
   ) {}
@@ -83,9 +83,7 @@ export class Completions implements OnModuleDestroy {
   run(request: CompletionRequest, sink: TextSink): Promise<Completion> {
     tenantOf(request.principal);
     this.shutdown.refuseWork();
-    if (this.running.size + this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
-      throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
-    }
+    const giveBack = this.slots.take(request.principal.tenantId);
     const controller = new AbortController();
     const leave = (): void => controller.abort(request.signal.reason);
     if (request.signal.aborted) leave();
@@ -93,6 +91,7 @@ export class Completions implements OnModuleDestroy {
     const run = this.complete(request, sink, controller).finally(() => {
       request.signal.removeEventListener('abort', leave);
       this.running.delete(run);
+      giveBack();
     });
     this.running.set(run, controller);
     return run;

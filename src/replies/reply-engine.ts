@@ -17,6 +17,7 @@ import {
 } from '../common';
 import { Config } from '../config';
 import { NodeRegistry } from '../database';
+import { ReplySlots } from '../fairness';
 import {
   DialoguesRepository,
   SessionsRepository,
@@ -121,6 +122,7 @@ export class ReplyEngine implements OnModuleDestroy {
     private readonly streams: StreamLog,
     private readonly bus: Bus,
     private readonly quotas: Quotas,
+    private readonly slots: ReplySlots,
     private readonly shutdown: Shutdown,
   ) {
     this.unsubscribe = bus.subscribe(stopTopic, (replyId) =>
@@ -136,9 +138,19 @@ export class ReplyEngine implements OnModuleDestroy {
   async start(input: StartReply): Promise<StartedReply> {
     tenantOf(input.principal);
     this.shutdown.refuseWork();
-    if (this.live.size >= this.config.env.MAX_CONCURRENT_REPLIES) {
-      throw new AppError('OVERLOADED', { retryAfterSeconds: 1 });
+    const giveBack = this.slots.take(input.principal.tenantId);
+    let ended: Promise<void> | undefined;
+    try {
+      const { started, reply } = await this.begin(input);
+      ended = reply?.ended;
+      return started;
+    } finally {
+      if (ended) void ended.then(giveBack);
+      else giveBack();
     }
+  }
+
+  private async begin(input: StartReply): Promise<{ started: StartedReply; reply?: LiveReply }> {
     const { tenantId, keyId, keyName, userId } = input.principal;
     const version =
       input.versionId === null ? null : await this.assistants.findVersion(tenantId, input.versionId);
@@ -189,7 +201,7 @@ export class ReplyEngine implements OnModuleDestroy {
       draft = draftOf(await this.dialogueOf(input, assistantId));
       turn = await this.store(draft, quota ? reserve(quota) : undefined);
     } while (turn.outcome === 'session-taken' && (attempts += 1) < SESSION_ATTEMPTS);
-    if (turn.outcome === 'repeated') return this.repeat(tenantId, turn, input);
+    if (turn.outcome === 'repeated') return { started: await this.repeat(tenantId, turn, input) };
     if (turn.outcome === 'no-dialogue') throw new AppError('NOT_FOUND', { message: 'No such dialogue.' });
     if (turn.outcome === 'no-parent') throw foreignParent();
     if (turn.outcome === 'parent-in-progress' || turn.outcome === 'session-taken')
@@ -222,7 +234,8 @@ export class ReplyEngine implements OnModuleDestroy {
     this.bus.publish(startTopic(tenantId, turn.dialogue.id), `${reply.id}\n${input.note ?? ''}`);
     if (turn.told) this.bus.publish(toldTopic, '');
     void this.writer.write(reply);
-    return { dialogue: turn.dialogue, message: turn.message, replyId: reply.id, repeated: false };
+    const started = { dialogue: turn.dialogue, message: turn.message, replyId: reply.id, repeated: false };
+    return { started, reply };
   }
 
   /**

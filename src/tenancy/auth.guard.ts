@@ -6,6 +6,19 @@ import type { AccessWatch } from './access-watch';
 import type { Authenticator, Credentials } from './authenticator';
 import { grantOf } from './grant';
 
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** When its key let it in, by `performance.now()`. */
+    admittedAt?: number;
+  }
+}
+
+/**
+ * So long an admission stands by itself. With the age of what is remembered of a key it stays within the second that is
+ * promised for the end of access.
+ */
+const ADMITTED_MS = 100;
+
 /**
  * Who is it, before what does he say: every request is let in or refused by its headers alone, before a byte of its
  * body is kept. A path that is none ends here as well, and so does a body of a stranger that is one too many.
@@ -26,13 +39,35 @@ export function admitRequests(
     if (access.isPublic && credentials.apiKey === undefined) return bodies.begin(request, reply, true);
     const principal = await authenticator.authenticate(credentials);
     strangers.recognise(raw.socket);
-    request.principal = principal;
-    admitOrigin(request.headers.origin, principal, reply);
-    if (!mayEnter(access, principal)) throw new AppError('FORBIDDEN');
-    const scopes = [...access.scopes, 'platform' as const];
-    request.hold = (lost) => watch.hold(grantOf(principal, scopes, credentials.address), lost);
+    letIn(request, reply, principal, watch);
+    request.admittedAt = performance.now();
     bodies.begin(request, reply, false);
   });
+}
+
+/**
+ * A request whose body took its time, or that waited for its turn, is asked again who it is, right before it is worked
+ * on: its key may have ended since. Added after what lets requests wait.
+ */
+export function admitAgain(server: FastifyInstance, authenticator: Authenticator, watch: AccessWatch): void {
+  server.addHook('preValidation', (request, reply, done) => {
+    const { admittedAt } = request;
+    if (admittedAt === undefined || performance.now() - admittedAt < ADMITTED_MS) return done();
+    authenticator
+      .authenticate(credentialsOf(request))
+      .then((principal) => letIn(request, reply, principal, watch))
+      .then(() => done(), done);
+  });
+}
+
+/** ORIGIN_NOT_ALLOWED, FORBIDDEN. */
+function letIn(request: FastifyRequest, reply: FastifyReply, principal: Principal, watch: AccessWatch): void {
+  const { access = CLOSED } = request.routeOptions.config;
+  request.principal = principal;
+  admitOrigin(request.headers.origin, principal, reply);
+  if (!mayEnter(access, principal)) throw new AppError('FORBIDDEN');
+  const scopes = [...access.scopes, 'platform' as const];
+  request.hold = (lost) => watch.hold(grantOf(principal, scopes, request.ip), lost);
 }
 
 /** Closed by default: what says nothing of itself is the platform's alone, and nobody reaches a handler but through the door. */

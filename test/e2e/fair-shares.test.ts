@@ -1,4 +1,5 @@
 import { request } from 'node:http';
+import { connect } from 'node:net';
 import { Client } from 'pg';
 import { Config } from '../../src/config';
 import { FairShares } from '../../src/fairness';
@@ -180,6 +181,36 @@ describe('large bodies', () => {
       async () => (await acme.post('/api/v1/im/messages', body(LARGE_BYTES / 2))).status === 200,
     );
     for (let n = 0; n < 2; n += 1) expect((await acme.post('/api/v1/im/messages', over)).status).toBe(413);
+  });
+
+  it('in chunks that come with their head count as well, and are refused before they are parsed', async () => {
+    await conversationsOf(rival);
+    await eventually(async () => {
+      const one = await acme.post('/api/v1/im/messages', body(LARGE_BYTES / 2));
+      return one.status === 200;
+    });
+    // No JSON: whoever parses it says 400.
+    const text = 'x'.repeat(LARGE_BYTES);
+    const chunked = (tenant: TestTenant): Promise<number> =>
+      new Promise((resolve, reject) => {
+        const { port, hostname } = new URL(app.url);
+        const socket = connect({ port: Number(port), host: hostname });
+        const head = `POST /api/v1/im/messages HTTP/1.1\r\nhost: x\r\nx-api-key: ${tenant.apiKey}\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n`;
+        socket.once('error', reject).once('data', (answer) => {
+          socket.destroy();
+          resolve(Number(answer.toString().split(' ')[1]));
+        });
+        // In one write.
+        socket.write(`${head}${text.length.toString(16)}\r\n${text}\r\n0\r\n\r\n`);
+      });
+    const statuses: number[] = [];
+    for (let n = 0; n < 3; n += 1) statuses.push(await chunked(acme));
+    expect(statuses).toContain(429);
+    expect(await chunked(rival)).toBe(400);
+    await eventually(async () => (await chunked(acme)) === 400);
+    // Beside each other, and small ones are let in all the same as soon as it is known that they are.
+    const beside = await Promise.all([1, 2, 3].map(() => chunked(acme)));
+    expect(beside).toContain(429);
   });
 
   it('count also when they come in chunks', async () => {

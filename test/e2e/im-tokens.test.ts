@@ -157,6 +157,15 @@ describe('POST /chat/oauth/token', () => {
     }
   });
 
+  it('looks at a key in a header, where there is one, before the body', async () => {
+    const body = { ...halves(acme), userId: 1 };
+    for (const header of ['x-api-key', 'authorization']) {
+      const refused = await request(body, { [header]: 'pk_1_wrong' });
+      expect([refused.status, refused.body.code]).toEqual([401, 1002]);
+      expect((await request(body, { [header]: acme.apiKey })).status).toBe(200);
+    }
+  });
+
   it('fails with 1002 for an unknown app and a wrong secret, and does not tell which', async () => {
     const { appKey, appSecret } = halves(acme);
     const answers = await Promise.all(

@@ -313,16 +313,41 @@ describe('before a body has come', () => {
     }
   });
 
-  it('the 33rd at once is refused, and taken when another has left', async () => {
-    const headers = { 'content-type': 'application/json', 'x-api-key': acme.apiKey };
-    const small = () => acme.post(PATH, { base64: spoken.toString('base64') });
-    const begun: ClientRequest[] = Array.from({ length: 32 }, () => begin(PATH, headers).sent);
-    const refused = await eventually(async () => {
-      const answer = await small();
-      return answer.status === 503 && answer;
-    });
-    expect([refused.body.code, refused.headers['retry-after']]).toEqual([503, '1']);
-    for (const sent of begun) sent.on('error', () => undefined).destroy();
-    await eventually(async () => (await small()).status === 200);
-  });
+  it.each([
+    [PATH, 'application/json'],
+    ['/v1/audio/transcriptions', 'multipart/form-data; boundary=b'],
+  ])(
+    "a tenant's 17th at once is refused and another's are not; the 33rd is; %s",
+    async (path, contentType) => {
+      const rival = await app.tenant({ baseUrl: upstream.url });
+      const third = await app.tenant({ baseUrl: upstream.url });
+      const begun: ClientRequest[] = [];
+      const sixteen = ({ apiKey }: TestTenant) => {
+        const headers = {
+          'content-type': contentType,
+          'content-length': '20000000',
+          'x-api-key': apiKey,
+        };
+        for (let n = 0; n < 16; n += 1) begun.push(begin(path, headers).sent.on('error', () => undefined));
+      };
+      // An empty form: what is let in is 400.
+      const body = contentType === 'application/json' ? {} : '--b--';
+      const small = (tenant: TestTenant) => tenant.post(path, body, { 'content-type': contentType });
+      const refused = (tenant: TestTenant, status: number) =>
+        eventually(async () => {
+          const answer = await small(tenant);
+          return answer.status === status && answer;
+        });
+      sixteen(acme);
+      const over = await refused(acme, 429);
+      expect(over.headers['retry-after']).toBe('1');
+      expect(over.text).toContain('This tenant has 16 recordings under way');
+      expect((await small(rival)).status).toBe(400);
+      sixteen(rival);
+      const full = await refused(third, 503);
+      expect(full.headers['retry-after']).toBe('1');
+      for (const sent of begun) sent.destroy();
+      for (const tenant of [acme, rival, third]) await refused(tenant, 400);
+    },
+  );
 });
