@@ -3,7 +3,7 @@ import { Body, Controller, HttpCode, Post, Req, Res } from '@nestjs/common';
 import { ApiBody, ApiHeader, ApiOperation, ApiProduces, ApiSecurity, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { AppError, badInput, ERRORS, type ErrorCode, type MessageId, type Principal } from '../common';
-import { Caller, Scopes, toAppError, whileHeld } from '../common/http';
+import { Caller, idempotencyKeyOf, Scopes, toAppError, whileHeld } from '../common/http';
 import type { BranchMessage } from '../messages';
 import { Config } from '../config';
 import { mergedFields, ToolCalls, type ChatMessage, type Flow, type TextSink } from '../model-services';
@@ -29,7 +29,6 @@ type Fields = Readonly<Record<string, unknown>>;
 const PIECES_A_TAKE = 256;
 /** Of a kept conversation, as on the other wires. */
 const MAX_TURN_CHARS = 32_000;
-const MAX_IDEMPOTENCY_KEY_CHARS = 255;
 
 /** `POST /v1/chat/completions` (protocols/openai.md), with and without `/api`. */
 @ApiTags('openai')
@@ -367,11 +366,8 @@ function idempotencyOf(
   { model, sessionId }: ChatRequest,
   turn: string,
 ) {
-  const key = http.headers['idempotency-key'];
-  if (key === undefined || key === '') return null;
-  if (typeof key !== 'string' || key.length > MAX_IDEMPOTENCY_KEY_CHARS) {
-    throw badInput('Idempotency-Key', `must be at most ${MAX_IDEMPOTENCY_KEY_CHARS} characters`);
-  }
+  const key = idempotencyKeyOf(http);
+  if (key === null) return null;
   const same = JSON.stringify([userId, model, sessionId, turn]);
   return { key, requestHash: createHash('sha256').update(same).digest('hex') };
 }
